@@ -1,0 +1,3 @@
+//! The command `web-rwkv`.
+
+fn main() {}

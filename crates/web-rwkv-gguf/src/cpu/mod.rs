@@ -1,0 +1,251 @@
+//! The CPU executor.
+
+mod level;
+mod pool;
+mod project;
+mod scalar;
+mod wkv7;
+
+pub use level::Level;
+
+use crate::{
+    batch::Sequence,
+    format::{self, Format},
+    load::Bytes,
+    ops::{Gates, Heads, Norm, Ops, Product, Shift},
+    state::State,
+};
+use pool::Pool;
+
+/// Products of fewer operations than this are not worth waking other threads.
+const SMALL: usize = 1 << 15;
+
+/// Runs operations on the threads of this machine.
+pub(crate) struct Cpu {
+    level: Level,
+    pool: Pool,
+}
+
+/// A weight matrix in the bytes of its file: `rows` rows of `columns` values.
+pub(crate) struct Matrix {
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) data: Bytes,
+}
+
+impl Matrix {
+    fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.columns).expect("checked when the model was opened")
+    }
+
+    fn row(&self, i: usize, out: &mut [f32]) {
+        let n = self.row_bytes();
+        format::decode(self.format, &self.data[i * n..(i + 1) * n], out);
+    }
+}
+
+/// Activations `[T, width]`.
+#[derive(Default)]
+pub(crate) struct Acts {
+    data: Vec<f32>,
+    width: usize,
+}
+
+impl Acts {
+    pub(crate) fn new(width: usize) -> Self {
+        Self { data: vec![], width }
+    }
+
+    /// Makes room for `tokens` rows; what they hold is left as it is.
+    pub(crate) fn resize(&mut self, tokens: usize) {
+        self.data.resize(tokens * self.width, 0.0);
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.data.len().checked_div(self.width).unwrap_or(0)
+    }
+
+    pub(crate) fn row(&self, t: usize) -> &[f32] {
+        &self.data[t * self.width..][..self.width]
+    }
+
+    fn row_mut(&mut self, t: usize) -> &mut [f32] {
+        &mut self.data[t * self.width..][..self.width]
+    }
+
+    /// A view through which several threads may write different places.
+    fn shared(&mut self) -> Shared {
+        Shared { data: self.data.as_mut_ptr(), width: self.width }
+    }
+}
+
+/// Activations that tasks write to, each to places of its own.
+#[derive(Clone, Copy)]
+struct Shared {
+    data: *mut f32,
+    width: usize,
+}
+
+// SAFETY: whoever makes slices of it answers for their being disjoint.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Part `at..at + len` of row `t`.
+    ///
+    /// # Safety
+    /// It must lie inside, and no other slice that lives meanwhile may overlap it.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, t: usize, at: usize, len: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(t * self.width + at), len) }
+    }
+}
+
+impl Cpu {
+    pub(crate) fn new(level: Level, threads: usize) -> Self {
+        Self { level, pool: Pool::new(threads) }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Runs `f` once for each of `n` rows of `work` operations, in parallel if that is worth it.
+    fn each(&self, n: usize, work: usize, f: impl Fn(usize) + Sync) {
+        let tasks = if n * work < SMALL { 1 } else { n.min(8 * self.threads()) };
+        self.pool.run(tasks.min(n), |task| (n * task / tasks..n * (task + 1) / tasks).for_each(&f));
+    }
+}
+
+impl Ops for Cpu {
+    type Vector = Vec<f32>;
+    type Matrix = Matrix;
+    type Acts = Acts;
+    type State = State;
+
+    fn embed(&self, emb: &Matrix, ln0: &Norm<Self>, tokens: &[u32], x: &mut Acts) {
+        let x = x.shared();
+        self.each(tokens.len(), 8 * emb.columns, |t| {
+            // SAFETY: each task has tokens of its own.
+            let x = unsafe { x.part(t, 0, x.width) };
+            let mut row = vec![0.0; x.len()];
+            emb.row(tokens[t] as usize, &mut row);
+            scalar::norm(&ln0.weight, &ln0.bias, ln0.eps, &row, x);
+        });
+    }
+
+    fn shift(
+        &self,
+        seqs: &[Sequence],
+        states: &mut [State],
+        (layer, shift): (usize, Shift),
+        norm: &Norm<Self>,
+        mix: &[Vec<f32>],
+        x: &Acts,
+        h: &mut Acts,
+        y: &mut [Acts],
+    ) {
+        let out = h.shared();
+        self.each(x.tokens(), 8 * x.width, |t| {
+            // SAFETY: each task has tokens of its own.
+            let out = unsafe { out.part(t, 0, x.width) };
+            scalar::norm(&norm.weight, &norm.bias, norm.eps, x.row(t), out);
+        });
+        let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
+        for seq in seqs.iter().filter(|s| s.len > 0) {
+            let (att, _, ffn) = states[seq.slot].layer(layer);
+            let last = match shift {
+                Shift::Att => att,
+                Shift::Ffn => ffn,
+            };
+            self.each(seq.len, 2 * mix.len() * x.width, |i| {
+                let t = seq.start + i;
+                let (h, before) = (h.row(t), if i == 0 { &*last } else { h.row(t - 1) });
+                for (y, mix) in y.iter().zip(mix) {
+                    // SAFETY: each task has tokens of its own.
+                    let y = unsafe { y.part(t, 0, h.len()) };
+                    for c in 0..h.len() {
+                        y[c] = h[c] + mix[c] * (before[c] - h[c]);
+                    }
+                }
+            });
+            last.copy_from_slice(h.row(seq.start + seq.len - 1));
+        }
+    }
+
+    fn project(&self, products: &mut [Product<'_, Self>]) {
+        if self.level == Level::Scalar {
+            return products.iter_mut().for_each(scalar::project);
+        }
+        project::project(self, products);
+    }
+
+    fn gates(&self, p: &Gates<Self>, head_size: usize, low: &[Acts; 4], t: &mut Heads<Self>) {
+        use crate::ops::Act::Id;
+        let [lw, la, lg, lv] = low;
+        let mut products = vec![
+            Product { w: &p.w2, x: lw, act: Id, y: &mut t.w },
+            Product { w: &p.a2, x: la, act: Id, y: &mut t.a },
+            Product { w: &p.g2, x: lg, act: Id, y: &mut t.g },
+        ];
+        products.extend(p.v.as_ref().map(|(_, w)| Product { w, x: lv, act: Id, y: &mut t.nu }));
+        self.project(&mut products);
+        let (w, a, k, v) = (t.w.shared(), t.a.shared(), t.k.shared(), t.v.shared());
+        let (kk, v_first) = (t.kk.shared(), t.v_first.shared());
+        self.each(t.r.tokens(), 40 * t.r.width, |i| {
+            // SAFETY: each task has tokens of its own.
+            let [w, a, k, v, kk, v_first] = [w, a, k, v, kk, v_first]
+                .map(|x| unsafe { std::slice::from_raw_parts_mut(x.data.add(i * x.width), x.width) });
+            for c in 0..w.len() {
+                w[c] = (-(-0.5f32).exp() * scalar::sigmoid(p.w0[c] + w[c])).exp();
+                a[c] = scalar::sigmoid(p.a0[c] + a[c]);
+            }
+            match &p.v {
+                None => v_first.copy_from_slice(v),
+                Some((v0, _)) => {
+                    let nu = t.nu.row(i);
+                    for c in 0..v.len() {
+                        v[c] += (v_first[c] - v[c]) * scalar::sigmoid(v0[c] + nu[c]);
+                    }
+                }
+            }
+            for c in 0..k.len() {
+                kk[c] = k[c] * p.k_k[c];
+                k[c] *= 1.0 + (a[c] - 1.0) * p.k_a[c];
+            }
+            for kk in kk.chunks_exact_mut(head_size) {
+                let norm = kk.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+                kk.iter_mut().for_each(|x| *x /= norm);
+            }
+        });
+    }
+
+    fn wkv7(
+        &self,
+        seqs: &[Sequence],
+        states: &mut [State],
+        layer: usize,
+        norm: &Norm<Self>,
+        r_k: &Vec<f32>,
+        head_size: usize,
+        t: &Heads<Self>,
+        y: &mut Acts,
+    ) {
+        wkv7::wkv7(self, seqs, states, layer, norm, r_k, head_size, t, y);
+    }
+
+    fn norm_rows(&self, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
+        y.resize(rows.len());
+        for (i, &t) in rows.iter().enumerate() {
+            scalar::norm(&norm.weight, &norm.bias, norm.eps, x.row(t), y.row_mut(i));
+        }
+    }
+}

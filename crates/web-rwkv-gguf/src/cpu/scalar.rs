@@ -1,0 +1,87 @@
+//! The specification of every kernel: plain loops, one operation a function.
+
+use crate::{
+    batch::Sequence,
+    ops::{Act, Product},
+};
+
+use super::{Acts, Cpu, Matrix};
+
+/// `y = (x − mean) / √(var + eps) · weight + bias`
+pub(super) fn norm(weight: &[f32], bias: &[f32], eps: f32, x: &[f32], y: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = x.iter().sum::<f32>() / n;
+    let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+    let scale = 1.0 / (var + eps).sqrt();
+    for (i, y) in y.iter_mut().enumerate() {
+        *y = (x[i] - mean) * scale * weight[i] + bias[i];
+    }
+}
+
+/// `σ(x)`
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Puts the sum of a product through its activation and writes it.
+#[inline(always)]
+pub(super) fn write(act: Act, sum: f32, y: &mut f32) {
+    *y = match act {
+        Act::Id => sum,
+        Act::Tanh => sum.tanh(),
+        Act::Sigmoid => sigmoid(sum),
+        Act::SquaredRelu => sum.max(0.0) * sum.max(0.0),
+        Act::Add => *y + sum,
+    };
+}
+
+/// `y = act(W x)`, sums in f64.
+pub(super) fn project(product: &mut Product<'_, Cpu>) {
+    let Matrix { rows, columns, .. } = *product.w;
+    let mut row = vec![0.0; columns];
+    for i in 0..rows {
+        product.w.row(i, &mut row);
+        for t in 0..product.x.tokens() {
+            let sum: f64 = row.iter().zip(product.x.row(t)).map(|(w, x)| *w as f64 * *x as f64).sum();
+            write(product.act, sum as f32, &mut product.y.row_mut(t)[i]);
+        }
+    }
+}
+
+/// The activations of one head that its recurrence reads, each `[T, C]` with the head at `at`.
+pub(super) struct Head<'a> {
+    pub(super) r: &'a Acts,
+    pub(super) w: &'a Acts,
+    pub(super) k: &'a Acts,
+    pub(super) v: &'a Acts,
+    pub(super) a: &'a Acts,
+    pub(super) kk: &'a Acts,
+    pub(super) at: usize,
+    pub(super) n: usize,
+}
+
+/// `S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ`, `y = S r` for one head of one sequence. `s` is Sᵀ, `[N, stride]`.
+pub(super) fn wkv7(
+    seq: Sequence,
+    h: &Head<'_>,
+    s: &mut [f32],
+    stride: usize,
+    mut y: impl FnMut(usize, &[f32]),
+) {
+    let (mut sa, mut out) = (vec![0.0; h.n], vec![0.0; h.n]);
+    for t in seq.tokens() {
+        let part = |x: &'_ Acts| -> Vec<f32> { x.row(t)[h.at..h.at + h.n].to_vec() };
+        let (r, w, k, v, a, kk) = (part(h.r), part(h.w), part(h.k), part(h.v), part(h.a), part(h.kk));
+        for i in 0..h.n {
+            sa[i] = -(0..h.n).map(|j| s[j * stride + i] * kk[j]).sum::<f32>();
+        }
+        for i in 0..h.n {
+            for j in 0..h.n {
+                let s = &mut s[j * stride + i];
+                *s = *s * w[j] + sa[i] * (kk[j] * a[j]) + v[i] * k[j];
+            }
+            out[i] = (0..h.n).map(|j| s[j * stride + i] * r[j]).sum::<f32>();
+        }
+        y(t, &out);
+    }
+}

@@ -1,0 +1,33 @@
+//! IQ4_XS: 256 values of 4 bits that index the table of IQ4_NL; each 32 have a 6-bit scale less 32.
+//! Layout: ggml `block_iq4_xs`.
+
+use super::{Quant, f16, iq4_nl::lookup};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    d: [u8; 2],        // f16
+    scales_h: [u8; 2], // high 2 bits of each scale
+    scales_l: [u8; 4], // low 4 bits of each scale
+    qs: [[u8; 16]; 8], // for each 32 values: value i in the low half of byte i, i + 16 in the high
+}
+const _: () = assert!(size_of::<Block>() == 136);
+
+impl Quant for Block {
+    const LEN: usize = 256;
+    const GROUP: usize = 32;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.as_chunks_mut().0.iter_mut().zip(&self.qs) {
+            lookup(qs, codes);
+        }
+        let (d, hi) = (f16(self.d), u16::from_le_bytes(self.scales_h));
+        for (g, y) in scale[..8].iter_mut().enumerate() {
+            let lo = self.scales_l[g / 2] >> (4 * (g % 2)) & 15;
+            let hi = (hi >> (2 * g) & 3) as u8;
+            *y = d * ((lo | hi << 4) as i8 - 32) as f32;
+        }
+        offset[..8].fill(0.0);
+    }
+}

@@ -1,0 +1,261 @@
+//! Weight formats, one file each. A quantized block is groups of small integer codes, each group
+//! with a scale and an offset: value = code · scale + offset. Kernels see nothing else.
+
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+/// A block format of ggml.
+pub(crate) trait Quant: Copy + 'static {
+    /// Values in a block.
+    const LEN: usize;
+    /// Values that share a scale and an offset: 16 or 32.
+    const GROUP: usize;
+    /// Writes `LEN` codes, and `LEN / GROUP` scales and offsets.
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]);
+}
+
+/// The f16 number in two little-endian bytes, without branches so that loops over it vectorise.
+#[inline(always)]
+pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
+    let h = u16::from_le_bytes(bytes) as u32;
+    // The exponent moves from bias 15 to 127 by a product, which also normalizes subnormal numbers.
+    let finite = f32::from_bits((h & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+    let special = if h & 0x7c00 == 0x7c00 { 0xff << 23 } else { 0 };
+    f32::from_bits(finite.to_bits() | special | (h & 0x8000) << 16)
+}
+
+/// The low halves of 16 bytes, then the high halves.
+#[inline(always)]
+fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for i in 0..16 {
+        out[i] = bytes[i] & 15;
+        out[i + 16] = bytes[i] >> 4;
+    }
+    out
+}
+
+/// 16 where a bit is set and 0 elsewhere.
+#[inline(always)]
+fn fifth_bits(bits: [u8; 4]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (i, y) in out.iter_mut().enumerate() {
+        *y = (u32::from_le_bytes(bits) >> i & 1) as u8 * 16;
+    }
+    out
+}
+
+macro_rules! formats {
+    ($($(#[$doc:meta])* $variant:ident $id:literal $name:literal $len:literal $bytes:literal;)*) => {
+        /// How the values of a weight tensor are stored.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Format { $($(#[$doc])* $variant,)* }
+
+        impl Format {
+            /// Every format.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The format with this ggml type id.
+            pub fn from_ggml(id: u32) -> Option<Self> {
+                match id { $($id => Some(Self::$variant),)* _ => None }
+            }
+
+            /// Name as on llama.cpp's command line, in lower case.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// Values in a block.
+            pub fn block_len(self) -> usize {
+                match self { $(Self::$variant => $len,)* }
+            }
+
+            /// Bytes of a block.
+            pub fn block_bytes(self) -> usize {
+                match self { $(Self::$variant => $bytes,)* }
+            }
+        }
+    };
+}
+
+formats! {
+    /// 32-bit float.
+    F32 0 "f32" 1 4;
+    /// 16-bit float.
+    F16 1 "f16" 1 2;
+    /// 16-bit brain float.
+    BF16 30 "bf16" 1 2;
+    /// 8 bits, one scale for 32.
+    Q8_0 8 "q8_0" 32 34;
+    /// 4 bits, one scale for 32.
+    Q4_0 2 "q4_0" 32 18;
+    /// 4 bits, scale and minimum for 32.
+    Q4_1 3 "q4_1" 32 20;
+    /// 5 bits, one scale for 32.
+    Q5_0 6 "q5_0" 32 22;
+    /// 5 bits, scale and minimum for 32.
+    Q5_1 7 "q5_1" 32 24;
+    /// 2 bits, scale and minimum for 16.
+    Q2K 10 "q2_k" 256 84;
+    /// 3 bits, scale for 16.
+    Q3K 11 "q3_k" 256 110;
+    /// 4 bits, scale and minimum for 32.
+    Q4K 12 "q4_k" 256 144;
+    /// 5 bits, scale and minimum for 32.
+    Q5K 13 "q5_k" 256 176;
+    /// 6 bits, scale for 16.
+    Q6K 14 "q6_k" 256 210;
+    /// 4 bits into a table, scale for 32.
+    IQ4NL 20 "iq4_nl" 32 18;
+    /// 4 bits into a table, scale for 32 of 256.
+    IQ4XS 23 "iq4_xs" 256 136;
+}
+
+impl Format {
+    /// Bytes of a row of `len` values; `None` if they do not fill whole blocks.
+    pub fn row_bytes(self, len: usize) -> Option<usize> {
+        len.is_multiple_of(self.block_len())
+            .then(|| len / self.block_len())
+            .and_then(|n| n.checked_mul(self.block_bytes()))
+    }
+}
+
+/// Runs `$body` with `$q` as the block type of a quantized `$format`, or `$else` for plain floats.
+macro_rules! with_quant {
+    ($format:expr, $q:ident => $body:expr, _ => $else:expr) => {
+        match $format {
+            $crate::format::Format::Q8_0 => {
+                type $q = $crate::format::q8_0::Block;
+                $body
+            }
+            $crate::format::Format::Q4_0 => {
+                type $q = $crate::format::q4_0::Block;
+                $body
+            }
+            $crate::format::Format::Q4_1 => {
+                type $q = $crate::format::q4_1::Block;
+                $body
+            }
+            $crate::format::Format::Q5_0 => {
+                type $q = $crate::format::q5_0::Block;
+                $body
+            }
+            $crate::format::Format::Q5_1 => {
+                type $q = $crate::format::q5_1::Block;
+                $body
+            }
+            $crate::format::Format::Q2K => {
+                type $q = $crate::format::q2_k::Block;
+                $body
+            }
+            $crate::format::Format::Q3K => {
+                type $q = $crate::format::q3_k::Block;
+                $body
+            }
+            $crate::format::Format::Q4K => {
+                type $q = $crate::format::q4_k::Block;
+                $body
+            }
+            $crate::format::Format::Q5K => {
+                type $q = $crate::format::q5_k::Block;
+                $body
+            }
+            $crate::format::Format::Q6K => {
+                type $q = $crate::format::q6_k::Block;
+                $body
+            }
+            $crate::format::Format::IQ4NL => {
+                type $q = $crate::format::iq4_nl::Block;
+                $body
+            }
+            $crate::format::Format::IQ4XS => {
+                type $q = $crate::format::iq4_xs::Block;
+                $body
+            }
+            _ => $else,
+        }
+    };
+}
+
+/// Decodes a row of any format from its bytes.
+pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
+    debug_assert_eq!(format.row_bytes(out.len()), Some(bytes.len()));
+    decode_inline(format, bytes, out);
+}
+
+/// [`decode`], compiled for the instruction set of its caller.
+#[inline(always)]
+pub(crate) fn decode_inline(format: Format, bytes: &[u8], out: &mut [f32]) {
+    match format {
+        Format::F32 => plain(bytes, out, f32::from_le_bytes),
+        Format::F16 => plain(bytes, out, f16),
+        Format::BF16 => plain(bytes, out, |b: [u8; 2]| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
+        _ => with_quant!(format, Q => blocks::<Q>(bytes, out), _ => unreachable!("plain formats are above")),
+    }
+}
+
+#[inline(always)]
+fn plain<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
+    for (y, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *y = f(*b);
+    }
+}
+
+/// The blocks of a row.
+#[inline(always)]
+pub(crate) fn cast<Q: Quant>(bytes: &[u8]) -> &[Q] {
+    const { assert!(align_of::<Q>() == 1) };
+    // SAFETY: `Q` is a struct of byte arrays: any bytes are valid, and its alignment is 1.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<Q>()) }
+}
+
+#[inline(always)]
+fn blocks<Q: Quant>(bytes: &[u8], out: &mut [f32]) {
+    let (mut codes, mut scale, mut offset) = ([0; 256], [0.0; 16], [0.0; 16]);
+    for (block, out) in cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
+        block.unpack(&mut codes, &mut scale, &mut offset);
+        for (g, out) in out.chunks_exact_mut(Q::GROUP).enumerate() {
+            for (y, &q) in out.iter_mut().zip(&codes[g * Q::GROUP..]) {
+                *y = q as f32 * scale[g] + offset[g];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_0() {
+        let mut block = [0; 34];
+        block[..2].copy_from_slice(&[0x00, 0xb8]); // d = -0.5
+        (block[2], block[3], block[33]) = (3, 0x80, 0x7f);
+        let mut y = [f32::NAN; 32];
+        decode(Format::Q8_0, &block, &mut y);
+        assert_eq!((y[0], y[1], y[2], y[31]), (-1.5, 64.0, 0.0, -63.5));
+    }
+
+    #[test]
+    fn q4_k() {
+        let mut block = [0; 144];
+        block[..4].copy_from_slice(&[0x00, 0x40, 0x00, 0x38]); // d = 2, dmin = 0.5
+        (block[4], block[8], block[12]) = (0xc3, 0x45, 0x21); // scales 3 and 49, minimums 5 and 18
+        block[5] = 1;
+        (block[16], block[16 + 64]) = (0x21, 0xf7);
+        let mut y = [f32::NAN; 256];
+        decode(Format::Q4K, &block, &mut y);
+        assert_eq!((y[0], y[1], y[32]), (1.0 * 6.0 - 2.5, -2.5, 2.0 * 2.0));
+        assert_eq!((y[128], y[129], y[160]), (7.0 * 98.0 - 9.0, -9.0, 0.0));
+    }
+}

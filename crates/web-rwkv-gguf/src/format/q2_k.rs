@@ -1,0 +1,36 @@
+//! Q2_K: 256 values of 2 bits; each 16 have a 4-bit scale and a 4-bit minimum. Layout: ggml
+//! `block_q2_K`.
+
+use super::{Quant, f16};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    scales: [u8; 16],  // scale in the low half, minimum in the high
+    qs: [[u8; 32]; 2], // for each 128 values: bits 2s and 2s + 1 of byte i are value 32s + i
+    d: [u8; 2],        // f16
+    dmin: [u8; 2],     // f16
+}
+const _: () = assert!(size_of::<Block>() == 84);
+
+impl Quant for Block {
+    const LEN: usize = 256;
+    const GROUP: usize = 16;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.as_chunks_mut::<128>().0.iter_mut().zip(&self.qs) {
+            for s in 0..4 {
+                for i in 0..32 {
+                    codes[32 * s + i] = (qs[i] >> (2 * s) & 3) as i8;
+                }
+            }
+        }
+        let (d, dmin) = (f16(self.d), f16(self.dmin));
+        let (scale, offset) = (&mut scale[..16], &mut offset[..16]);
+        for g in 0..16 {
+            scale[g] = d * (self.scales[g] & 15) as f32;
+            offset[g] = -(dmin * (self.scales[g] >> 4) as f32);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Q3_K: 256 values of 3 bits less 4; each 16 have a 6-bit scale less 32. Layout: ggml `block_q3_K`.
+
+use super::{Quant, f16};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    hmask: [u8; 32],   // bit s of byte i: the third bit of value 32s + i
+    qs: [[u8; 32]; 2], // for each 128 values: bits 2s and 2s + 1 of byte i belong to value 32s + i
+    scales: [u8; 12],  // low 4 bits of 0..8 and 8..16 in bytes 0..8, high 2 bits in bytes 8..12
+    d: [u8; 2],        // f16
+}
+const _: () = assert!(size_of::<Block>() == 110);
+
+impl Quant for Block {
+    const LEN: usize = 256;
+    const GROUP: usize = 16;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
+        for (half, (codes, qs)) in codes.as_chunks_mut::<128>().0.iter_mut().zip(&self.qs).enumerate() {
+            for s in 0..4 {
+                for i in 0..32 {
+                    let hi = self.hmask[i] >> (4 * half + s) & 1;
+                    codes[32 * s + i] = (qs[i] >> (2 * s) & 3 | hi << 2) as i8 - 4;
+                }
+            }
+        }
+        let d = f16(self.d);
+        for (g, y) in scale[..16].iter_mut().enumerate() {
+            let lo = self.scales[g % 8] >> (4 * (g / 8)) & 15;
+            let hi = self.scales[8 + g % 4] >> (2 * (g / 4)) & 3;
+            *y = d * ((lo | hi << 4) as i8 - 32) as f32;
+        }
+        offset[..16].fill(0.0);
+    }
+}

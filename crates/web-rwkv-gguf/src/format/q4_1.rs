@@ -1,0 +1,26 @@
+//! Q4_1: 32 values of 4 bits, f16 scale and minimum. Layout: ggml `block_q4_1`.
+
+use super::{Quant, f16, nibbles};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    d: [u8; 2],   // f16
+    m: [u8; 2],   // f16
+    qs: [u8; 16], // value i in the low half of byte i, i + 16 in the high
+}
+const _: () = assert!(size_of::<Block>() == 20);
+
+impl Quant for Block {
+    const LEN: usize = 32;
+    const GROUP: usize = 32;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
+        for (c, q) in codes[..32].iter_mut().zip(nibbles(&self.qs)) {
+            *c = q as i8;
+        }
+        scale[0] = f16(self.d);
+        offset[0] = f16(self.m);
+    }
+}

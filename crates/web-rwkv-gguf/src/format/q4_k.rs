@@ -1,0 +1,44 @@
+//! Q4_K: 256 values of 4 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
+//! `block_q4_K`.
+
+use super::{Quant, f16};
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    d: [u8; 2],        // f16
+    dmin: [u8; 2],     // f16
+    scales: [u8; 12],  // see `scales`
+    qs: [[u8; 32]; 4], // for each 64 values: value i in the low half of byte i, i + 32 in the high
+}
+const _: () = assert!(size_of::<Block>() == 144);
+
+impl Quant for Block {
+    const LEN: usize = 256;
+    const GROUP: usize = 32;
+
+    #[inline(always)]
+    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.as_chunks_mut::<64>().0.iter_mut().zip(&self.qs) {
+            for i in 0..32 {
+                codes[i] = (qs[i] & 15) as i8;
+                codes[i + 32] = (qs[i] >> 4) as i8;
+            }
+        }
+        scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);
+    }
+}
+
+/// Eight scales and minimums of 6 bits. The first four of each are the low bits of bytes 0..4 and
+/// 4..8; the last four have their low 4 bits in bytes 8..12 and their high 2 in those bytes' top.
+#[inline(always)]
+pub(super) fn scales(packed: &[u8; 12], d: f32, dmin: f32, scale: &mut [f32], offset: &mut [f32]) {
+    let (scale, offset) = (&mut scale[..8], &mut offset[..8]);
+    for g in 0..4 {
+        let (s, m, hi) = (packed[g], packed[g + 4], packed[g + 8]);
+        scale[g] = d * (s & 63) as f32;
+        offset[g] = -(dmin * (m & 63) as f32);
+        scale[g + 4] = d * (hi & 15 | s >> 2 & 48) as f32;
+        offset[g + 4] = -(dmin * (hi >> 4 | m >> 2 & 48) as f32);
+    }
+}

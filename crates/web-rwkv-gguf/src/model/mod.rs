@@ -1,0 +1,342 @@
+//! A model: open it, make states, run requests.
+
+mod layer_v7;
+mod weights;
+
+use std::{fmt, path::Path, sync::Mutex};
+
+use crate::{
+    Error, Result,
+    batch::{Chunk, RnnInput, RnnInputBatch, RnnOption, RnnOutput},
+    cpu::{Acts, Cpu, Level},
+    load::{Bytes, Checkpoint},
+    ops::{Act, Heads, Ops, Product},
+    state::{State, StateShape},
+    tokenizer::Tokenizer,
+};
+use layer_v7::{Scratch, layer};
+use weights::{Sizes, Weights};
+
+/// Which RWKV a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ModelVersion {
+    /// RWKV-7 (x070).
+    V7,
+}
+
+impl fmt::Display for ModelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V7 => f.write_str("RWKV-7"),
+        }
+    }
+}
+
+/// The sizes of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Version of RWKV.
+    pub version: ModelVersion,
+    /// Layers, L.
+    pub num_layer: usize,
+    /// Width of the residual stream, C.
+    pub num_emb: usize,
+    /// Width of the channel mix, F.
+    pub num_hidden: usize,
+    /// Tokens in the vocabulary, V.
+    pub num_vocab: usize,
+    /// Heads, H.
+    pub num_head: usize,
+    /// Size of a head, N.
+    pub head_size: usize,
+}
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Threads; by default the physical cores of the machine.
+    pub threads: Option<usize>,
+    /// Instruction set; by default the best one of the machine.
+    pub level: Option<Level>,
+}
+
+/// An open model. It is never changed: any number of threads may use it at once.
+pub struct Model {
+    cpu: Cpu,
+    weights: Weights<Cpu>,
+    sizes: Sizes,
+    fingerprint: u64,
+    file: String,
+    tokenizer: Option<Tokenizer>,
+    scratch: Mutex<Vec<Scratch<Cpu>>>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("file", &self.file).field("info", &self.info()).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Opens a GGUF or safetensors file, told by its content, and maps it into memory: do not change the
+    /// file while the model is in use.
+    ///
+    /// # Errors
+    /// For a file that cannot be read, is no model, is broken, or holds a model that is not supported.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        Self::new(&Checkpoint::open(path.as_ref())?, options)
+    }
+
+    /// Opens a model in memory; `name` stands for the file in errors.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_bytes(name: &str, bytes: Bytes, options: Options) -> Result<Self> {
+        Self::new(&Checkpoint::from_bytes(name, bytes)?, options)
+    }
+
+    fn new(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+        let (weights, sizes) = Weights::new(checkpoint)?;
+        let level = options.level.unwrap_or_else(Level::best);
+        if !level.is_available() {
+            return Err(Error::Request {
+                thing: "instruction set".into(),
+                expected: "one that this machine has".into(),
+                found: level.to_string(),
+            });
+        }
+        let threads = options.threads.unwrap_or_else(num_cpus::get_physical);
+        if !(1..=1024).contains(&threads) {
+            return Err(Error::Request {
+                thing: "threads".into(),
+                expected: "1 to 1024".into(),
+                found: threads.to_string(),
+            });
+        }
+        let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
+        Ok(Self {
+            cpu: Cpu::new(level, threads),
+            fingerprint: fingerprint(checkpoint),
+            weights,
+            sizes,
+            file: checkpoint.file.clone(),
+            tokenizer,
+            scratch: Mutex::default(),
+        })
+    }
+
+    /// The sizes of the model.
+    pub fn info(&self) -> ModelInfo {
+        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.sizes;
+        ModelInfo {
+            version: ModelVersion::V7,
+            num_layer: layers,
+            num_emb: channels,
+            num_hidden: hidden,
+            num_vocab: vocab,
+            num_head: channels / head_size,
+            head_size,
+        }
+    }
+
+    /// The tokenizer of the file's own vocabulary, if it has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Path of the file.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Instruction set that the model runs on.
+    pub fn level(&self) -> Level {
+        self.cpu.level()
+    }
+
+    /// Threads that the model runs on.
+    pub fn threads(&self) -> usize {
+        self.cpu.threads()
+    }
+
+    /// Format of each matrix that decoding a token reads, with its bytes and number of weights.
+    pub fn matrices(&self) -> Vec<(crate::format::Format, usize, usize)> {
+        let w = &self.weights;
+        let mut all = vec![&w.head];
+        for l in &w.layers {
+            let (p, g) = (&l.att, &l.att.gates);
+            all.extend([
+                &p.r, &p.k, &p.v, &p.o, &p.w1, &p.a1, &p.g1, &g.w2, &g.a2, &g.g2, &l.ffn.k, &l.ffn.v,
+            ]);
+            all.extend(p.v1.iter().chain(g.v.as_ref().map(|(_, v2)| v2)));
+        }
+        all.into_iter().map(|m| (m.format, m.data.len(), m.rows * m.columns)).collect()
+    }
+
+    fn shape(&self) -> StateShape {
+        StateShape {
+            fingerprint: self.fingerprint,
+            layers: self.sizes.layers,
+            head_size: self.sizes.head_size,
+            channels: self.sizes.channels,
+        }
+    }
+
+    /// The state before any token.
+    pub fn init_state(&self) -> State {
+        State::zero(self.shape())
+    }
+
+    /// Loads a state that was saved with this model.
+    ///
+    /// # Errors
+    /// For a file that is no state, or of another model.
+    pub fn load_state(&self, path: impl AsRef<Path>) -> Result<State> {
+        State::load(path.as_ref(), self.shape())
+    }
+
+    /// Runs one sequence on from `state`.
+    ///
+    /// # Errors
+    /// As [`Model::infer`].
+    pub fn run(&self, tokens: &[u32], option: RnnOption, state: &mut State) -> Result<Vec<f32>> {
+        let input = RnnInput::new(vec![RnnInputBatch::new(tokens, option)], RnnInput::CHUNK);
+        Ok(self.infer(&input, std::slice::from_mut(state))?.0.remove(0))
+    }
+
+    /// Runs a request: sequence `b` goes on from `states[b]`, which then holds its new state.
+    ///
+    /// # Errors
+    /// For another number of states than of sequences, a state of another model, or a token that is not
+    /// in the vocabulary; the states are then unchanged.
+    pub fn infer(&self, input: &RnnInput, states: &mut [State]) -> Result<RnnOutput> {
+        self.infer_with(input, states, &mut |_| ())
+    }
+
+    /// As [`Model::infer`]; `progress` is told how many tokens have been read, after each chunk.
+    ///
+    /// # Errors
+    /// As [`Model::infer`].
+    pub fn infer_with(
+        &self,
+        input: &RnnInput,
+        states: &mut [State],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<RnnOutput> {
+        self.check(input, states)?;
+        let mut scratch =
+            self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
+        let mut output = RnnOutput(vec![vec![]; states.len()]);
+        let mut done = 0;
+        for chunk in input.chunks() {
+            self.forward(&chunk, states, &mut scratch, &mut output);
+            done += chunk.tokens.len();
+            progress(done);
+        }
+        self.scratch.lock().expect("no holder panics").push(scratch);
+        Ok(output)
+    }
+
+    fn check(&self, input: &RnnInput, states: &[State]) -> Result<()> {
+        let mismatch = |thing: &str, expected: String, found: String| {
+            Err(Error::Request { thing: thing.into(), expected, found })
+        };
+        if input.batches.len() != states.len() {
+            return mismatch("states", input.batches.len().to_string(), states.len().to_string());
+        }
+        if input.token_chunk_size == 0 {
+            return mismatch("token_chunk_size", "at least 1".into(), "0".into());
+        }
+        if states.iter().any(|s| s.shape() != self.shape()) {
+            return mismatch("state", format!("one of {}", self.file), "one of another model".into());
+        }
+        let vocab = self.sizes.vocab;
+        match input.batches.iter().flat_map(|b| &b.tokens).find(|t| **t as usize >= vocab) {
+            Some(&token) => Err(Error::Token { token, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    fn scratch(&self) -> Scratch<Cpu> {
+        let Sizes { channels, hidden, ranks, .. } = self.sizes;
+        let c = || Acts::new(channels);
+        Scratch {
+            x: c(),
+            h: c(),
+            mixed: [(); 6].map(|()| c()),
+            low: ranks.map(Acts::new),
+            heads: Heads { r: c(), w: c(), k: c(), v: c(), a: c(), g: c(), kk: c(), v_first: c(), nu: c() },
+            y: c(),
+            ffn: Acts::new(hidden),
+        }
+    }
+
+    /// One chunk through all layers; appends what is wanted of it to `output`.
+    fn forward(&self, chunk: &Chunk, states: &mut [State], t: &mut Scratch<Cpu>, output: &mut RnnOutput) {
+        let (o, w) = (&self.cpu, &self.weights);
+        t.resize(chunk.tokens.len());
+        o.embed(&w.emb, &w.ln0, &chunk.tokens, &mut t.x);
+        for (i, l) in w.layers.iter().enumerate() {
+            layer(o, i, l, self.sizes.head_size, &chunk.seqs, states, t);
+        }
+        let mut hidden = Acts::new(self.sizes.channels);
+        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        o.norm_rows(&w.ln_out, &rows(&chunk.hidden), &t.x, &mut hidden);
+        for (i, (_, slot)) in chunk.hidden.iter().enumerate() {
+            output.0[*slot].extend(hidden.row(i));
+        }
+        if !chunk.logits.is_empty() {
+            let mut logits = Acts::new(self.sizes.vocab);
+            o.norm_rows(&w.ln_out, &rows(&chunk.logits), &t.x, &mut hidden);
+            logits.resize(chunk.logits.len());
+            o.project(&mut [Product { w: &w.head, x: &hidden, act: Act::Id, y: &mut logits }]);
+            for (i, (_, slot)) in chunk.logits.iter().enumerate() {
+                output.0[*slot].extend(logits.row(i));
+            }
+        }
+    }
+}
+
+impl Scratch<Cpu> {
+    fn resize(&mut self, tokens: usize) {
+        let h = &mut self.heads;
+        let heads = [
+            &mut h.r,
+            &mut h.w,
+            &mut h.k,
+            &mut h.v,
+            &mut h.a,
+            &mut h.g,
+            &mut h.kk,
+            &mut h.v_first,
+            &mut h.nu,
+        ];
+        let own = [&mut self.x, &mut self.h, &mut self.y, &mut self.ffn];
+        for acts in heads.into_iter().chain(own).chain(&mut self.mixed).chain(&mut self.low) {
+            acts.resize(tokens);
+        }
+    }
+}
+
+/// A number that tells models apart: FNV-1a over the names, shapes, formats and sampled bytes of all tensors.
+fn fingerprint(checkpoint: &Checkpoint) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for b in bytes {
+            hash = (hash ^ *b as u64).wrapping_mul(0x100_0000_01b3);
+        }
+    };
+    let mut names: Vec<_> = checkpoint.tensors.keys().collect();
+    names.sort();
+    for name in names {
+        let tensor = &checkpoint.tensors[name];
+        add(name.as_bytes());
+        tensor.shape.iter().for_each(|n| add(&(*n as u64).to_le_bytes()));
+        add(tensor.format.name().as_bytes());
+        let (head, tail) = tensor.data.split_at(tensor.data.len() / 2);
+        add(&head[..head.len().min(64)]);
+        add(&tail[..tail.len().min(64)]);
+    }
+    hash
+}

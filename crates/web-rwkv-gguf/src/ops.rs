@@ -1,0 +1,119 @@
+//! The operations that a forward pass is made of: each is one fusion boundary, which the CPU runs at
+//! once. T tokens, C channels, H heads of N, r the rank of a LoRA. Acts are `[T, width]`.
+
+use crate::batch::Sequence;
+
+/// What a product is put through before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Id,
+    Tanh,
+    Sigmoid,
+    SquaredRelu,
+    /// Adds to what stands there: the residual.
+    Add,
+}
+
+/// Weight and bias of a layer norm or group norm.
+pub(crate) struct Norm<O: Ops + ?Sized> {
+    pub(crate) weight: O::Vector,
+    pub(crate) bias: O::Vector,
+    pub(crate) eps: f32,
+}
+
+/// `y = act(W x)`, W `[rows, columns]`.
+pub(crate) struct Product<'a, O: Ops + ?Sized> {
+    pub(crate) w: &'a O::Matrix,
+    pub(crate) x: &'a O::Acts,
+    pub(crate) act: Act,
+    pub(crate) y: &'a mut O::Acts,
+}
+
+/// The second halves of the LoRAs of a time mix, and what they act on.
+pub(crate) struct Gates<O: Ops + ?Sized> {
+    pub(crate) w0: O::Vector,
+    pub(crate) w2: O::Matrix, // [C, r]
+    pub(crate) a0: O::Vector,
+    pub(crate) a2: O::Matrix,
+    pub(crate) g2: O::Matrix,
+    /// `v0` and `v2`; layer 0 has none.
+    pub(crate) v: Option<(O::Vector, O::Matrix)>,
+    pub(crate) k_k: O::Vector,
+    pub(crate) k_a: O::Vector,
+}
+
+/// The activations of a time mix between its projections and its recurrence, each `[T, C]`.
+pub(crate) struct Heads<O: Ops + ?Sized> {
+    pub(crate) r: O::Acts,
+    pub(crate) w: O::Acts,
+    pub(crate) k: O::Acts,
+    pub(crate) v: O::Acts,
+    pub(crate) a: O::Acts,
+    pub(crate) g: O::Acts,
+    pub(crate) kk: O::Acts,
+    /// v of layer 0.
+    pub(crate) v_first: O::Acts,
+    /// σ(v0 + v2 ·), how far v goes to `v_first`.
+    pub(crate) nu: O::Acts,
+}
+
+/// Which of the two token shifts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shift {
+    Att,
+    Ffn,
+}
+
+/// An executor.
+pub(crate) trait Ops {
+    type Vector;
+    type Matrix;
+    type Acts;
+    type State;
+
+    /// `x = ln0(emb[tokens])`.
+    fn embed(&self, emb: &Self::Matrix, ln0: &Norm<Self>, tokens: &[u32], x: &mut Self::Acts);
+
+    /// `h = norm(x)`, then for each m of `mix` `y = h + m (h₋₁ − h)`, where h₋₁ is the token before in the
+    /// sequence; the first one's is in the state, which keeps the last one's.
+    /// `at` is the layer and which shift of it.
+    #[allow(clippy::too_many_arguments)]
+    fn shift(
+        &self,
+        seqs: &[Sequence],
+        states: &mut [Self::State],
+        at: (usize, Shift),
+        norm: &Norm<Self>,
+        mix: &[Self::Vector],
+        x: &Self::Acts,
+        h: &mut Self::Acts,
+        y: &mut [Self::Acts],
+    );
+
+    /// Several independent products.
+    fn project(&self, products: &mut [Product<'_, Self>]);
+
+    /// From the LoRAs' first halves `[w, a, g, v]`, each `[T, r]`:
+    /// `w = exp(−e^-½ σ(w0 + w2 ·))`, `a = σ(a0 + a2 ·)`, `g = g2 ·`,
+    /// `v += (v_first − v) σ(v0 + v2 ·)` (layer 0: `v_first = v`),
+    /// `kk = k k_k / max(‖k k_k‖, 1e-12)` per head, `k = k (1 + (a − 1) k_a)`.
+    fn gates(&self, p: &Gates<Self>, head_size: usize, low: &[Self::Acts; 4], t: &mut Heads<Self>);
+
+    /// Per head, token after token, `S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ` and `y = S r`; then
+    /// `y = (norm(y) + (Σ r k r_k) v) g`.
+    #[allow(clippy::too_many_arguments)]
+    fn wkv7(
+        &self,
+        seqs: &[Sequence],
+        states: &mut [Self::State],
+        layer: usize,
+        norm: &Norm<Self>,
+        r_k: &Self::Vector,
+        head_size: usize,
+        t: &Heads<Self>,
+        y: &mut Self::Acts,
+    );
+
+    /// `y = norm(x[rows])`.
+    fn norm_rows(&self, norm: &Norm<Self>, rows: &[usize], x: &Self::Acts, y: &mut Self::Acts);
+}

@@ -1,0 +1,254 @@
+//! The whole model against independent witnesses, which `tools/witness_models.py` writes.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use web_rwkv_gguf::{Level, Model, Options, RnnInput, RnnInputBatch, RnnOption, State, format::Format};
+
+/// A file of the witness, or `None` with a word about it.
+fn witness(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("WITNESS_DIR").map(|d| Path::new(&d).join("models").join(name));
+    let path = path.filter(|p| p.exists());
+    if path.is_none() {
+        eprintln!("skipped: no witness `{name}` (make test writes them; golden vectors need ../shared)");
+    }
+    path
+}
+
+fn shared(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models").join(name)
+}
+
+fn array(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
+    let tensor = file.tensor(name).unwrap();
+    let data = tensor.data();
+    match tensor.dtype() {
+        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
+        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
+        Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn ids(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
+    array(file, name).into_iter().map(|x| x as u32).collect()
+}
+
+fn max_error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    got.iter()
+        .zip(want)
+        .map(|(g, w)| (*g as f64 - w).abs())
+        .fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
+}
+
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
+    error / want.iter().map(|w| w * w).sum::<f64>()
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.iter().copied().filter(|l| l.is_available())
+}
+
+fn open(path: &Path, level: Level) -> Model {
+    Model::open(path, Options { level: Some(level), ..Options::default() }).unwrap()
+}
+
+fn embedded() -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
+    Model::open(path, Options::default()).unwrap()
+}
+
+#[test]
+fn every_weight_type_agrees_with_a_numpy_f64_forward() {
+    for format in Format::ALL {
+        let Some(path) = witness(&format!("{}.safetensors", format.name())) else { return };
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for level in levels() {
+            let model = open(&path.with_extension("gguf"), level);
+            let got = model.run(&ids(&file, "ids"), RnnOption::Full, &mut model.init_state()).unwrap();
+            let nmse = nmse(&got, &array(&file, "logits"));
+            assert!(nmse <= 1e-7, "{} {level}: {nmse:e}", format.name());
+        }
+    }
+}
+
+#[test]
+fn trained_digit_reversal_gives_its_golden_logits() {
+    let Some(path) = witness("reverse-rwkv7.golden") else { return };
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for name in ["reverse_rwkv7_L4_D128_head64.safetensors", "reverse-rwkv7-h64-f16.gguf"] {
+        for level in levels() {
+            let model = open(&shared("third-party/reverse-rwkv7").join(name), level);
+            let got = model.run(&ids(&file, "ids"), RnnOption::Full, &mut model.init_state()).unwrap();
+            let error = max_error(&got, &array(&file, "logits"));
+            // The GGUF rounds the weights to f16, which its golden logits do not.
+            let limit = if name.ends_with("gguf") { 0.5 } else { 1e-3 };
+            assert!(error <= limit, "{name} {level}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn embedded_model_gives_its_reference_vectors() {
+    let Some(path) = witness("rwkv7-mail.golden") else { return };
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for level in levels() {
+        let model = open(&shared("rwkv7-mail/rwkv7-mail.safetensors"), level);
+        for i in 0..6 {
+            let tokens = ids(&file, &format!("{i}_ids"));
+            let mut state = model.init_state();
+            let logits = model.run(&tokens, RnnOption::Last, &mut state).unwrap();
+            let hidden = model.run(&tokens, RnnOption::EmbedLast, &mut model.init_state()).unwrap();
+            let mut want = vec![];
+            let part = |name: &str| array(&file, &format!("{i}_{name}"));
+            let (att, wkv, ffn) = (part("att_shift"), part("wkv"), part("ffn_shift"));
+            let [layers, rows, c] = state.dims();
+            let n = rows - 2;
+            for l in 0..layers {
+                want.extend(&att[l * c..(l + 1) * c]);
+                for j in 0..n {
+                    want.extend((0..c).map(|at| wkv[((l * c / n + at / n) * n + at % n) * n + j]));
+                }
+                want.extend(&ffn[l * c..(l + 1) * c]);
+            }
+            for (thing, got, want) in [
+                ("logits", &logits[..], part("logits")),
+                ("hidden", &hidden, part("hidden")),
+                ("state", state.as_slice(), want),
+            ] {
+                let (nmse, error) = (nmse(got, &want), max_error(got, &want));
+                assert!(nmse <= 1e-9 && error <= 1e-3, "{level} {i} {thing}: nmse {nmse:e}, max {error:e}");
+            }
+        }
+    }
+}
+
+fn tokens(seed: u32, n: usize) -> Vec<u32> {
+    let mut x = seed;
+    let mut next = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        1 + (x >> 8) % 8000
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn close(a: &[f32], b: &[f32]) {
+    let nmse = nmse(a, &b.iter().map(|x| *x as f64).collect::<Vec<_>>());
+    assert!(nmse <= 1e-10, "{nmse:e}");
+}
+
+#[test]
+fn chunk_length_does_not_matter() {
+    let model = embedded();
+    let tokens = tokens(1, 520);
+    let run = |size: usize| {
+        let mut states = [model.init_state()];
+        let input = RnnInput::new(vec![RnnInputBatch::new(tokens.clone(), RnnOption::Full)], size);
+        let logits = model.infer(&input, &mut states).unwrap().0.remove(0);
+        let [state] = states;
+        (logits, state)
+    };
+    let (logits, state) = run(1);
+    for size in [31, 32, 255, 256, 257, 512, 10_000] {
+        let (l, s) = run(size);
+        close(&l, &logits);
+        close(s.as_slice(), state.as_slice());
+    }
+}
+
+#[test]
+fn a_ragged_batch_in_permuted_slots_gives_what_single_runs_give() {
+    let model = embedded();
+    let lengths = [3, 0, 17, 1, 64, 300];
+    let sequences: Vec<_> = lengths.iter().enumerate().map(|(i, &n)| tokens(i as u32, n)).collect();
+    for order in [[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4]] {
+        let batches = order.map(|i| RnnInputBatch::new(sequences[i].clone(), RnnOption::Last)).to_vec();
+        let mut states: Vec<_> = order.iter().map(|_| model.init_state()).collect();
+        let output = model.infer(&RnnInput::new(batches, 100), &mut states).unwrap();
+        for (slot, i) in order.into_iter().enumerate() {
+            let mut state = model.init_state();
+            let single = model.run(&sequences[i], RnnOption::Last, &mut state).unwrap();
+            if lengths[i] == 0 {
+                assert!(output.0[slot].is_empty() && states[slot] == model.init_state());
+            } else {
+                close(&output.0[slot], &single);
+                close(states[slot].as_slice(), state.as_slice());
+            }
+        }
+    }
+}
+
+#[test]
+fn fork_save_and_load_continue_exactly() {
+    let model = embedded();
+    let mut state = model.init_state();
+    model.run(&tokens(3, 40), RnnOption::Last, &mut state).unwrap();
+    let path = std::env::temp_dir().join(format!("web-rwkv-state-{}", std::process::id()));
+    state.save(&path).unwrap();
+    let (mut fork, mut loaded) = (state.clone(), model.load_state(&path).unwrap());
+    assert_eq!(loaded, state);
+    let next = |s: &mut State| model.run(&tokens(4, 5), RnnOption::Full, s).unwrap();
+    let want = next(&mut state);
+    assert_eq!(next(&mut fork), want);
+    assert_eq!(next(&mut loaded), want);
+
+    let saved = std::fs::read(&path).unwrap();
+    for (at, message) in [(0, "something else"), (8, "version"), (12, "layout"), (16, "another")] {
+        let mut broken = saved.clone();
+        broken[at] ^= 0xff;
+        std::fs::write(&path, broken).unwrap();
+        let error = model.load_state(&path).unwrap_err().to_string();
+        assert!(error.contains(message) || error.contains("model "), "{error}");
+    }
+    std::fs::write(&path, &saved[..saved.len() - 1]).unwrap();
+    assert!(model.load_state(&path).unwrap_err().to_string().contains("length"));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn hidden_vectors_are_those_that_the_head_reads() {
+    let model = embedded();
+    let tokens = tokens(5, 9);
+    let run = |option| model.run(&tokens, option, &mut model.init_state()).unwrap();
+    let (full, last) = (run(RnnOption::EmbedFull), run(RnnOption::EmbedLast));
+    let c = model.info().num_emb;
+    assert_eq!(full.len(), 9 * c);
+    assert_eq!(full[8 * c..], last);
+    let (full, last) = (run(RnnOption::Full), run(RnnOption::Last));
+    close(&full[8 * model.info().num_vocab..], &last);
+}
+
+#[test]
+fn bad_requests_are_errors_and_change_nothing() {
+    let model = embedded();
+    let mut state = model.init_state();
+    assert!(model.run(&[1, 8192], RnnOption::Last, &mut state).unwrap_err().to_string().contains("8192"));
+    assert!(model.infer(&RnnInput::new(vec![], 1), &mut [state.clone()]).is_err());
+    let input = RnnInput::new(vec![RnnInputBatch::new([1], RnnOption::Last)], 0);
+    assert!(model.infer(&input, &mut [state.clone()]).is_err());
+    assert_eq!(state, model.init_state());
+}
+
+#[test]
+fn one_model_serves_many_threads() {
+    let model = embedded();
+    let want: Vec<_> = (0..8)
+        .map(|i| model.run(&tokens(i, 20), RnnOption::Last, &mut model.init_state()).unwrap())
+        .collect();
+    std::thread::scope(|s| {
+        for (i, want) in want.iter().enumerate() {
+            let model = &model;
+            s.spawn(move || {
+                let got = model.run(&tokens(i as u32, 20), RnnOption::Last, &mut model.init_state()).unwrap();
+                assert_eq!(&got, want);
+            });
+        }
+    });
+}

@@ -1,0 +1,128 @@
+"""Models and the answers of an independent forward pass to them, for tests/model.rs.
+
+usage: witness_models.py DIR [SHARED]
+
+For each weight type a random RWKV-7 (DIR/<type>.gguf) whose matrices are random blocks of that type, with
+logits at every position in f64 over the weights as gguf.quants decodes them (DIR/<type>.safetensors). Where
+the folder SHARED exists, also the golden vectors of the trained models in it, as safetensors.
+"""
+
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from reference_forward import Model
+from safetensors.numpy import save_file
+from witness_blocks import F16
+
+L, C, F, V, N = 2, 256, 512, 288, 64
+RANKS = {"w": 32, "a": 32, "v": 32, "g": 64}
+# Formats with a minimum: which of their f16 numbers it is, and how many scales it takes to centre the codes.
+MINIMUM = {"Q4_1": (2, -7.5), "Q5_1": (2, -15.5), "Q2_K": (82, 1.5), "Q4_K": (2, 7.5), "Q5_K": (2, 15.5)}
+
+
+def matrix(rng: np.random.Generator, kind: str, rows: int, columns: int, gain: float) -> tuple:
+    """Raw bytes of a random matrix and its values, of standard deviation gain / √columns."""
+    std = gain / np.sqrt(columns)
+    qtype = GGMLQuantizationType[kind]
+    if kind in ("F32", "F16", "BF16"):
+        raw = gguf.quantize(rng.normal(0, std, (rows, columns)).astype(np.float32), qtype)
+        return raw, gguf.dequantize(raw, qtype)
+    length, size = GGML_QUANT_SIZES[qtype]
+    raw = rng.integers(0, 256, (rows * columns // length, size), np.uint8)
+
+    def scale(d: float) -> np.ndarray:
+        for at in F16[kind]:
+            x = d * MINIMUM[kind][1] if kind in MINIMUM and at == MINIMUM[kind][0] else d
+            raw[:, at : at + 2] = np.frombuffer(np.float16(x).tobytes(), np.uint8)
+        return gguf.dequantize(raw.reshape(rows, -1), qtype)
+
+    values = scale(std / scale(1.0).std())
+    return raw.reshape(rows, -1), values
+
+
+def random_model(path: Path, kind: str, rng: np.random.Generator) -> dict:
+    """Writes a GGUF and gives its tensors under official names."""
+    w = gguf.GGUFWriter(str(path), "rwkv7")
+    w.add_context_length(1024)
+    w.add_embedding_length(C)
+    w.add_block_count(L)
+    w.add_layer_norm_eps(1e-5)
+    w.add_wkv_head_size(N)
+    w.add_feed_forward_length(F)
+    w.add_head_count(0)
+    official = {}
+
+    def quantized(name: str, to: str, rows: int, columns: int, gain: float) -> None:
+        raw, official[to] = matrix(rng, kind, rows, columns, gain)
+        w.add_tensor(name, raw, raw_dtype=GGMLQuantizationType[kind])
+
+    def plain(name: str, to: str, x: np.ndarray) -> None:
+        official[to] = x.astype(np.float32)
+        w.add_tensor(name, official[to])
+
+    def norm(name: str, to: str) -> None:
+        plain(f"{name}.weight", f"{to}.weight", rng.normal(1, 0.1, C))
+        plain(f"{name}.bias", f"{to}.bias", rng.normal(0, 0.1, C))
+
+    quantized("token_embd.weight", "emb.weight", V, C, 1)
+    norm("token_embd_norm", "blocks.0.ln0")
+    norm("output_norm", "ln_out")
+    quantized("output.weight", "head.weight", V, C, 2)
+    for i in range(L):
+        b, o = f"blk.{i}.", f"blocks.{i}."
+        norm(b + "attn_norm", o + "ln1")
+        norm(b + "attn_norm_2", o + "ln2")
+        norm(b + "time_mix_ln", o + "att.ln_x")
+        for name in ("receptance", "key", "value", "output"):
+            quantized(f"{b}time_mix_{name}.weight", f"{o}att.{name}.weight", C, C, 1)
+        quantized(b + "channel_mix_key.weight", o + "ffn.key.weight", F, C, 1)
+        quantized(b + "channel_mix_value.weight", o + "ffn.value.weight", C, F, 1)
+        mix = rng.uniform(0, 1, (6, 1, 1, C)).astype(np.float32)
+        w.add_tensor(b + "time_mix_lerp_fused.weight", mix)
+        official.update({f"{o}att.x_{c}": row.ravel() for c, row in zip("rwkvag", mix, strict=True)})
+        plain(b + "channel_mix_lerp_k.weight", o + "ffn.x_k", rng.uniform(0, 1, C))
+        for c, rank in RANKS.items():
+            down, up = rng.normal(0, C**-0.5, (rank, C)), rng.normal(0, rank**-0.5, (C, rank))
+            w.add_tensor(f"{b}time_mix_{c}1.weight", down.astype(np.float32))
+            w.add_tensor(f"{b}time_mix_{c}2.weight", up.astype(np.float32))
+            official[f"{o}att.{c}1"] = down.astype(np.float32).T
+            official[f"{o}att.{c}2"] = up.astype(np.float32).T
+            if c != "g":
+                plain(f"{b}time_mix_{c}0.weight", f"{o}att.{c}0", rng.normal(0, 1, C))
+        plain(b + "time_mix_k_k.weight", o + "att.k_k", rng.normal(0.7, 0.1, C))
+        plain(b + "time_mix_k_a.weight", o + "att.k_a", rng.normal(1, 0.1, C))
+        r_k = rng.normal(0, 0.1, C).astype(np.float32)
+        w.add_tensor(b + "time_mix_r_k.weight", r_k)
+        official[o + "att.r_k"] = r_k.reshape(-1, N)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return official
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(11)
+    for kind in ["F32", "F16", "BF16", *F16]:
+        model = Model(random_model(out / f"{kind.lower()}.gguf", kind, rng), np.float64)
+        ids = rng.integers(0, V, 24)
+        logits = np.array([model.forward(t) for t in ids])
+        save_file({"ids": ids.astype(np.int32), "logits": logits}, out / f"{kind.lower()}.safetensors")
+
+    shared = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    if not (shared and shared.is_dir()):
+        return
+    z = np.load(shared / "models/third-party/reverse-rwkv7/reverse_rwkv7_L4_D128_head64.npz")
+    arrays = {k: np.ascontiguousarray(z[k]) for k in z if z[k].dtype.kind in "fiu"}
+    save_file(arrays, out / "reverse-rwkv7.golden")
+    z = np.load(shared / "models/rwkv7-mail/reference.npz")
+    save_file({k: np.ascontiguousarray(z[k]) for k in z}, out / "rwkv7-mail.golden")
+
+
+if __name__ == "__main__":
+    main()
