@@ -18,7 +18,7 @@ test: witness
 # Answers of independent implementations, which the tests compare with.
 witness: $(WITNESS)/done
 
-$(WITNESS)/done: tools/witness_*.py tools/reference_forward.py $(VENV)/done
+$(WITNESS)/done: Makefile tools/witness_*.py tools/reference_forward.py $(VENV)/done
 	mkdir -p $(WITNESS)
 	$(VENV)/bin/python tools/witness_blocks.py $(WITNESS)/blocks
 	$(VENV)/bin/python tools/witness_models.py $(WITNESS)/models $(SHARED)

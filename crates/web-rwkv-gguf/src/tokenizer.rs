@@ -103,6 +103,16 @@ impl Tokenizer {
         self.vocab.len()
     }
 
+    /// Every token that `text` begins with, shortest first, with its length in bytes.
+    pub(crate) fn prefixes<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = (u32, usize)> + 'a {
+        let mut node = 0;
+        let path = text.iter().map_while(move |&byte| {
+            node = self.child(node, byte)?;
+            Some(self.nodes[node as usize].token)
+        });
+        path.zip(1..).filter(|(token, _)| *token != NONE)
+    }
+
     /// Tokens go in by `order`, and of two with the same bytes the later one stays.
     fn build(vocab: Vec<Vec<u8>>, order: &[usize]) -> Self {
         let ids: HashMap<&[u8], u32> = order.iter().map(|&id| (vocab[id].as_slice(), id as u32)).collect();
