@@ -1,3 +1,80 @@
-//! The command `web-rwkv`.
+//! The command `web-rwkv`: extract fields from mails, generate, embed, tokenize and measure with RWKV models.
 
-fn main() {}
+mod bench;
+mod embed;
+mod extract;
+mod generate;
+mod info;
+mod mail;
+mod model;
+mod peak;
+mod progress;
+mod schema;
+mod tokenize;
+
+use std::{error::Error, io, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// The result of a command. Its error is one line that names the file or option that it is about.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Extract fields from mails, generate, embed and measure with RWKV models.
+#[derive(Parser)]
+#[command(name = "web-rwkv", version, about)]
+struct Cli {
+    #[command(flatten)]
+    model: model::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a model file holds
+    Info(info::Args),
+    /// Read mails and give back the fields of a schema
+    Extract(extract::Args),
+    /// Continue a text
+    Generate(generate::Args),
+    /// Turn texts into vectors
+    Embed(embed::Args),
+    /// Turn a text into token ids, or ids into text
+    Tokenize(tokenize::Args),
+    /// Measure a model, beside what the machine can do
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { model, command } = Cli::parse();
+    let done = match command {
+        Command::Info(args) => info::run(&model, &args),
+        Command::Extract(args) => extract::run(&model, &args),
+        Command::Generate(args) => generate::run(&model, &args),
+        Command::Embed(args) => embed::run(&model, &args),
+        Command::Tokenize(args) => tokenize::run(&model, &args),
+        Command::Bench(args) => bench::run(&model, &args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) if is_broken_pipe(&*e) => ExitCode::SUCCESS,
+        Err(e) => {
+            report(&*e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints an error as one line.
+fn report(e: &dyn Error) {
+    let line: Vec<_> = e.to_string().lines().map(|l| l.trim().to_owned()).collect();
+    eprintln!("web-rwkv: {}", line.join(" "));
+}
+
+/// Whether the reader of our output has gone, as `head` does when it has seen enough.
+fn is_broken_pipe(e: &(dyn Error + 'static)) -> bool {
+    let kind = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    e.downcast_ref::<io::Error>().is_some_and(kind)
+        || e.downcast_ref::<serde_json::Error>().and_then(|e| e.io_error_kind())
+            == Some(io::ErrorKind::BrokenPipe)
+}

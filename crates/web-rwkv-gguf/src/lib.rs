@@ -1,4 +1,30 @@
 //! Run RWKV language models from GGUF and safetensors files.
+//!
+//! A model is opened once and shared; the recurrent state of each sequence is a value of its own. Clone it
+//! to fork the sequence, save it, or take its buffer.
+//!
+//! ```
+//! use web_rwkv_gguf::{ExtractOptions, Field, Model, Options, RnnOption};
+//!
+//! # fn main() -> web_rwkv_gguf::Result<()> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
+//! let model = Model::open(path, Options::default())?;
+//!
+//! // Read a text once, then go on from it twice.
+//! let tokens = model.tokenizer().unwrap().encode("User: The parcel arrives on Friday.\n\n")?;
+//! let mut state = model.init_state();
+//! let hidden = model.run(&tokens, RnnOption::EmbedLast, &mut state)?; // [C], the head is not computed
+//! let mut fork = state.clone();
+//! let logits = model.run(&tokens[..1], RnnOption::Last, &mut fork)?; // [V]
+//! assert_eq!((hidden.len(), logits.len()), (512, 8192));
+//!
+//! // Fields out of a document.
+//! let field = Field { name: "delivery_date".into(), description: "when the parcel should arrive".into() };
+//! let found = model.extract("The parcel arrives on Friday.", &[field], &ExtractOptions::default(), &mut |_| ())?;
+//! assert_eq!(found.fields[0].value.as_deref(), Some("Friday"));
+//! # Ok(())
+//! # }
+//! ```
 
 mod batch;
 mod cpu;

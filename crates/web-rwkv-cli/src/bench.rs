@@ -1,0 +1,195 @@
+//! `web-rwkv bench`: a model's times, beside what the machine can do.
+
+use std::{
+    hint::black_box,
+    io::{Write, stdout},
+    process::ExitCode,
+    time::Instant,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Map, json};
+use web_rwkv_gguf::{Model, RnnInput, RnnInputBatch, RnnOption, State};
+
+use crate::{Result, model, peak, progress::Progress};
+
+const DECODE_TOKENS: usize = 64;
+const DOC_TOKENS: usize = 212;
+const FIELDS: usize = 10;
+const FIELD_TOKENS: usize = 12;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Prefill lengths, in tokens
+    #[arg(long, value_name = "T,…", value_delimiter = ',', default_values_t = [128, 512],
+        value_parser = clap::value_parser!(u32).range(1..))]
+    lengths: Vec<u32>,
+    /// Times that each measurement is repeated
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: u32,
+}
+
+/// One measurement, repeated.
+struct Row {
+    name: String,
+    unit: &'static str,
+    /// Sorted.
+    values: Vec<f64>,
+    /// Percentage of what, and how much at the median.
+    percent: Option<(&'static str, f64)>,
+}
+
+impl Row {
+    fn median(&self) -> f64 {
+        let n = self.values.len();
+        (self.values[(n - 1) / 2] + self.values[n / 2]) / 2.0
+    }
+}
+
+pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
+    let repeats = args.repeats as usize;
+    let bar = Progress::new(args.lengths.len() + 7, "measurements");
+    let mut rows: Vec<Row> = vec![];
+    let mut measure = |name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<f64> {
+        bar.message(name.clone());
+        run()?; // caches, page faults, threads
+        let mut values = (0..repeats).map(|_| run()).collect::<Result<Vec<_>>>()?;
+        values.sort_by(f64::total_cmp);
+        rows.push(Row { name, unit, values, percent: None });
+        bar.set(rows.len());
+        Ok(rows[rows.len() - 1].median())
+    };
+
+    measure("load".into(), "ms", &mut || milliseconds(|| common.open_quietly().map(|m| drop(black_box(m)))))?;
+    let model = common.open_quietly()?;
+    let vocab = model.info().num_vocab;
+    for &length in &args.lengths {
+        let tokens = tokens(length as usize, vocab);
+        measure(format!("prefill {length} tokens"), "tok/s", &mut || {
+            let mut state = model.init_state();
+            let ms = milliseconds(|| read(&model, &tokens, RnnOption::Last, &mut state))?;
+            Ok(f64::from(length) * 1e3 / ms)
+        })?;
+    }
+    let next = tokens(DECODE_TOKENS, vocab);
+    measure(format!("decode {DECODE_TOKENS} tokens"), "tok/s", &mut || {
+        let mut state = model.init_state();
+        let ms =
+            milliseconds(|| next.chunks(1).try_for_each(|t| read(&model, t, RnnOption::Last, &mut state)))?;
+        Ok(DECODE_TOKENS as f64 * 1e3 / ms)
+    })?;
+    let document = tokens(DOC_TOKENS, vocab);
+    measure(format!("doc state, {DOC_TOKENS} tokens"), "ms", &mut || {
+        milliseconds(|| {
+            let mut state = model.init_state();
+            read(&model, &document, RnnOption::EmbedLast, &mut state)?;
+            black_box(state.as_slice().to_vec());
+            Ok(())
+        })
+    })?;
+    let fields = vec![RnnInputBatch::new(tokens(FIELD_TOKENS, vocab), RnnOption::EmbedLast); FIELDS];
+    let fields = RnnInput::new(fields, RnnInput::CHUNK);
+    measure(format!("field analysis, {FIELDS} fields of {FIELD_TOKENS}"), "ms", &mut || {
+        milliseconds(|| {
+            let mut states = vec![model.init_state(); FIELDS];
+            black_box(model.infer(&fields, &mut states)?);
+            Ok(())
+        })
+    })?;
+    let state = model.init_state();
+    measure("state back".into(), "ms", &mut || {
+        milliseconds(|| {
+            black_box(state.as_slice().to_vec());
+            Ok(())
+        })
+    })?;
+
+    bar.message("memory bandwidth".into());
+    let bandwidth = peak::bandwidth(model.threads(), repeats);
+    bar.set(rows.len() + 1);
+    bar.message("arithmetic peak".into());
+    let arithmetic = peak::arithmetic(model.level(), model.threads(), repeats);
+    bar.finish();
+
+    let matrices = model.matrices();
+    let bytes: usize = matrices.iter().map(|m| m.1).sum();
+    let weights: usize = matrices.iter().map(|m| m.2).sum();
+    let head = vocab * model.info().num_emb;
+    for (i, &length) in args.lengths.iter().enumerate() {
+        // The head runs on the last token only.
+        let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
+        let row = &mut rows[1 + i];
+        row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
+    }
+    let decode = &mut rows[1 + args.lengths.len()];
+    decode.percent = Some(("of memory bandwidth", 100.0 * decode.median() * bytes as f64 / bandwidth));
+    print(common.json, &model, bytes, bandwidth, arithmetic, &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn milliseconds(run: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    run()?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn read(model: &Model, tokens: &[u32], option: RnnOption, state: &mut State) -> Result<()> {
+    black_box(model.run(tokens, option, state)?);
+    Ok(())
+}
+
+/// Token ids that jump about in the vocabulary; times do not depend on which they are.
+fn tokens(len: usize, vocab: usize) -> Vec<u32> {
+    (0..len).map(|i| (1 + (i * 7919) % (vocab - 1).max(1)) as u32).collect()
+}
+
+fn print(
+    json: bool,
+    model: &Model,
+    bytes: usize,
+    bandwidth: f64,
+    arithmetic: f64,
+    rows: &[Row],
+) -> Result<()> {
+    let mut out = stdout().lock();
+    if json {
+        let mut measured = Map::new();
+        for row in rows {
+            let (min, max) = (row.values[0], row.values[row.values.len() - 1]);
+            let mut entry = json!({ "unit": row.unit, "median": row.median(), "min": min, "max": max });
+            if let Some((of, percent)) = row.percent {
+                entry["percent"] = json!(percent);
+                entry["of"] = json!(of.trim_start_matches("of "));
+            }
+            measured.insert(row.name.clone(), entry);
+        }
+        let line = json!({
+            "model": model.file(), "simd": model.level().to_string(), "threads": model.threads(),
+            "bytes_per_token": bytes, "bandwidth_gb_s": bandwidth / 1e9, "arithmetic_gflop_s": arithmetic / 1e9,
+            "measured": measured,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(["", "median", "min … max", "", ""]);
+    for row in rows {
+        let show = |x: f64| if x < 10.0 { format!("{x:.3}") } else { format!("{x:.1}") };
+        let spread = format!("{} … {}", show(row.values[0]), show(row.values[row.values.len() - 1]));
+        let percent = row.percent.map(|(of, p)| format!("{p:.1} % {of}")).unwrap_or_default();
+        table.add_row([row.name.clone(), show(row.median()), spread, row.unit.into(), percent]);
+    }
+    for column in table.column_iter_mut().skip(1).take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(out, "{} · {} · {} threads", model.file(), model.level(), model.threads())?;
+    writeln!(
+        out,
+        "memory {:.1} GB/s · f32 arithmetic {:.1} GFLOP/s · {:.1} MB of weights per token",
+        bandwidth / 1e9,
+        arithmetic / 1e9,
+        bytes as f64 / 1e6,
+    )?;
+    writeln!(out, "{table}")?;
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! `web-rwkv generate`: continues a text.
+
+use std::{
+    io::{self, Write, stdout},
+    process::ExitCode,
+    time::Instant,
+};
+
+use serde_json::json;
+use web_rwkv_gguf::{Sampler, SamplerOptions};
+
+use crate::{Result, model};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Text to continue; standard input if absent or `-`
+    prompt: Option<String>,
+    /// Stop after so many tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// 0 takes the likeliest token every time
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Sample from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Sample from so many likeliest tokens; 0 from all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Taken off the logit of every token that has appeared
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Taken off once for each time that a token has appeared
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// How much of a token's count is left after another token
+    #[arg(long, value_name = "X")]
+    penalty_decay: Option<f32>,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Stop before this text; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
+    let prompt = match args.prompt.as_deref() {
+        None | Some("-") => model::stdin()?,
+        Some(text) => text.into(),
+    };
+    let d = SamplerOptions::default();
+    let mut sampler = Sampler::new(SamplerOptions {
+        temperature: args.temperature.unwrap_or(d.temperature),
+        top_k: args.top_k.unwrap_or(d.top_k),
+        top_p: args.top_p.unwrap_or(d.top_p),
+        presence_penalty: args.presence_penalty.unwrap_or(d.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(d.frequency_penalty),
+        penalty_decay: args.penalty_decay.unwrap_or(d.penalty_decay),
+        seed: args.seed.unwrap_or(d.seed),
+    });
+    let (model, _) = common.open()?;
+    let tokens = model::tokenizer(&model)?.encode(prompt)?;
+    if tokens.is_empty() {
+        return Err("prompt: expected a text, found nothing".into());
+    }
+    let stop: Vec<_> = args.stop.iter().map(String::as_bytes).collect();
+    let mut state = model.init_state();
+    let mut written: io::Result<()> = Ok(());
+    let start = Instant::now();
+    let generation =
+        model.generate(&tokens, &mut state, &mut sampler, args.max_tokens, &stop, &mut |bytes| {
+            if !common.json && written.is_ok() {
+                let mut out = stdout().lock();
+                written = out.write_all(bytes).and_then(|()| out.flush());
+            }
+        })?;
+    written?;
+    let mut out = stdout().lock();
+    if common.json {
+        let line = json!({
+            "text": String::from_utf8_lossy(&generation.bytes),
+            "tokens": generation.tokens,
+            "prompt_tokens": tokens.len(),
+            "stopped": generation.stopped,
+            "ms": start.elapsed().as_secs_f64() * 1e3,
+        });
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

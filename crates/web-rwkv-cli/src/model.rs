@@ -1,0 +1,89 @@
+//! The model that a command runs on: the embedded one, or a file.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use web_rwkv_gguf::{
+    Level, Model, Options, Tokenizer,
+    load::{Bytes, Checkpoint},
+};
+
+use crate::{Result, progress::Progress};
+
+static EMBEDDED: &[u8] = include_bytes!("../../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
+const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
+
+/// Options of every command.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// GGUF or safetensors file; the embedded mail model if absent
+    #[arg(long, global = true, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Threads; the physical cores if absent
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
+    simd: Option<Level>,
+    /// Print JSON, also on a terminal
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+fn level(name: &str) -> std::result::Result<Level, String> {
+    Level::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Level::ALL.iter().map(Level::to_string).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options { threads: self.threads, level: self.simd }
+    }
+
+    /// Opens the model; also says how long that took.
+    pub(crate) fn open(&self) -> Result<(Model, Duration)> {
+        let waiting = Progress::spinner("loading the model");
+        let start = Instant::now();
+        let model = self.open_quietly()?;
+        let time = start.elapsed();
+        waiting.finish();
+        Ok((model, time))
+    }
+
+    pub(crate) fn open_quietly(&self) -> Result<Model> {
+        Ok(match &self.model {
+            Some(path) => Model::open(path, self.options())?,
+            None => Model::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED), self.options())?,
+        })
+    }
+
+    /// These options with another model, if one is given.
+    pub(crate) fn with_model(&self, path: Option<&Path>) -> Self {
+        Self { model: path.map(Path::to_owned).or_else(|| self.model.clone()), ..*self }
+    }
+
+    /// The tensors of the model.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(match &self.model {
+            Some(path) => Checkpoint::open(path)?,
+            None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
+        })
+    }
+}
+
+/// The tokenizer of a model.
+pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
+    Ok(model.tokenizer().ok_or_else(|| format!("{}: the vocabulary is missing", model.file()))?)
+}
+
+/// All of standard input.
+pub(crate) fn stdin() -> Result<Vec<u8>> {
+    let mut bytes = vec![];
+    std::io::stdin().read_to_end(&mut bytes).map_err(|e| format!("standard input: {e}"))?;
+    Ok(bytes)
+}

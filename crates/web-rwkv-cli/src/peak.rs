@@ -1,0 +1,132 @@
+//! What the machine can do: bytes per second from memory, floating point operations per second.
+
+use std::{hint::black_box, thread, time::Instant};
+
+use web_rwkv_gguf::Level;
+
+/// Bytes that are read to measure the memory: more than the caches of common machines hold.
+const BYTES: usize = 512 << 20;
+/// Multiply-adds in a row on each accumulator.
+const ROUNDS: usize = 4_000_000;
+/// Accumulators: enough to hide the latency of two units, few enough for 16 registers.
+const CHAINS: usize = 12;
+
+/// Highest of `repeats` measured rates of reading memory, in bytes per second.
+pub(crate) fn bandwidth(threads: usize, repeats: usize) -> f64 {
+    // Ones, because untouched zeros are one page for all addresses.
+    let data = vec![1_u64; BYTES / 8];
+    best(repeats, BYTES as f64, || {
+        thread::scope(|scope| {
+            for part in data.chunks(data.len().div_ceil(threads)) {
+                scope.spawn(move || black_box(part.iter().fold(0_u64, |a, b| a.wrapping_add(*b))));
+            }
+        });
+    })
+}
+
+/// Highest of `repeats` measured rates of f32 arithmetic, in operations per second; a multiply-add is two.
+pub(crate) fn arithmetic(level: Level, threads: usize, repeats: usize) -> f64 {
+    let operations = (2 * lanes(level) * CHAINS * ROUNDS * threads) as f64;
+    best(repeats, operations, || {
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(move || black_box(multiply_add(level)));
+            }
+        });
+    })
+}
+
+fn best(repeats: usize, work: f64, mut run: impl FnMut()) -> f64 {
+    let mut rate = || {
+        let start = Instant::now();
+        run();
+        work / start.elapsed().as_secs_f64()
+    };
+    (0..repeats.max(1)).map(|_| rate()).fold(0.0, f64::max)
+}
+
+fn lanes(level: Level) -> usize {
+    match level {
+        Level::Avx512 => 16,
+        Level::Avx2 => 8,
+        Level::Neon => 4,
+        _ => 1,
+    }
+}
+
+fn multiply_add(level: Level) -> f32 {
+    assert!(level.is_available());
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the level's instructions.
+        Level::Avx512 => unsafe { avx512() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { avx2() },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: every aarch64 machine that runs this has NEON.
+        Level::Neon => unsafe { neon() },
+        _ => {
+            let mut sums = [0.0_f32; CHAINS];
+            let (a, b) = black_box((0.5, 1.0));
+            for _ in 0..ROUNDS {
+                sums.iter_mut().for_each(|s| *s = black_box(*s * a + b));
+            }
+            sums.iter().sum()
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512() -> f32 {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(1.0)));
+    let mut sums = [_mm512_set1_ps(0.0); CHAINS];
+    for _ in 0..ROUNDS {
+        for s in &mut sums {
+            *s = _mm512_fmadd_ps(*s, a, b);
+        }
+    }
+    let mut total = 0.0;
+    for s in sums {
+        total += _mm512_reduce_add_ps(s);
+    }
+    total
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2() -> f32 {
+    use std::arch::x86_64::{_mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps};
+    let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(1.0)));
+    let mut sums = [_mm256_set1_ps(0.0); CHAINS];
+    for _ in 0..ROUNDS {
+        for s in &mut sums {
+            *s = _mm256_fmadd_ps(*s, a, b);
+        }
+    }
+    let mut total = 0.0;
+    for s in black_box(sums) {
+        total += _mm256_cvtss_f32(s);
+    }
+    total
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn neon() -> f32 {
+    use std::arch::aarch64::{vaddvq_f32, vdupq_n_f32, vfmaq_f32};
+    let (a, b) = (vdupq_n_f32(black_box(0.5)), vdupq_n_f32(black_box(1e-9)));
+    let mut sums = [vdupq_n_f32(0.0); CHAINS];
+    for _ in 0..ROUNDS {
+        for s in &mut sums {
+            *s = vfmaq_f32(*s, a, b);
+        }
+    }
+    let mut total = 0.0;
+    for s in sums {
+        total += vaddvq_f32(s);
+    }
+    total
+}

@@ -1,0 +1,61 @@
+//! `web-rwkv tokenize`: text to token ids and back.
+
+use std::{
+    io::{Write, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use serde_json::json;
+use web_rwkv_gguf::Tokenizer;
+
+use crate::{Result, model};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Text, or with --decode ids; standard input if absent
+    input: Vec<String>,
+    /// Turn ids into text
+    #[arg(long)]
+    decode: bool,
+    /// Vocabulary file (.txt or .json) instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+}
+
+pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
+    let input = match args.input.is_empty() {
+        true => model::stdin()?,
+        false => args.input.join(" ").into_bytes(),
+    };
+    let tokenizer = match &args.vocab {
+        Some(path) => Tokenizer::open(path)?,
+        None => {
+            let checkpoint = common.checkpoint()?;
+            let vocab =
+                checkpoint.vocab.ok_or_else(|| format!("{}: the vocabulary is missing", checkpoint.file))?;
+            Tokenizer::new(vocab)
+        }
+    };
+    let mut out = stdout().lock();
+    if args.decode {
+        let input = String::from_utf8_lossy(&input);
+        let ids = input.split(|c: char| c.is_whitespace() || c == ',').filter(|id| !id.is_empty());
+        let id = |id: &str| id.parse().map_err(|_| format!("--decode: expected token ids, found `{id}`"));
+        let bytes = tokenizer.decode(&ids.map(id).collect::<std::result::Result<Vec<u32>, _>>()?)?;
+        match common.json {
+            true => writeln!(out, "{}", json!({ "text": String::from_utf8_lossy(&bytes) }))?,
+            false => out.write_all(&bytes).and_then(|()| out.flush())?,
+        }
+    } else {
+        let tokens = tokenizer.encode(&input)?;
+        match common.json {
+            true => writeln!(out, "{}", json!({ "tokens": tokens }))?,
+            false => {
+                let ids: Vec<_> = tokens.iter().map(u32::to_string).collect();
+                writeln!(out, "{}", ids.join(" "))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

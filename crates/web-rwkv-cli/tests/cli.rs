@@ -1,0 +1,218 @@
+//! The command itself, as a user runs it.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_web-rwkv"))
+}
+
+fn run(args: &[&str], input: &[u8]) -> Output {
+    let piped = Stdio::piped;
+    let mut child = command().args(args).stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // The command may end without having read its input.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+/// Standard output of a run that must succeed.
+fn good(args: &[&str], input: &[u8]) -> Vec<u8> {
+    let output = run(args, input);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// The one line of standard error of a run that must fail with `code`.
+fn bad(args: &[&str], input: &[u8], code: i32) -> String {
+    let output = run(args, input);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    stderr
+}
+
+fn json(bytes: &[u8]) -> Vec<Value> {
+    std::str::from_utf8(bytes).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail")
+}
+
+fn demo(file: &str) -> String {
+    models().join("demo").join(file).to_str().unwrap().to_owned()
+}
+
+fn written(name: &str, bytes: &[u8]) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Every value stands in the document where its range says, but for white space.
+fn check_spans(line: &Value) -> usize {
+    let document = line["document"].as_str().unwrap();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut found = 0;
+    for field in line["fields"].as_object().unwrap().values() {
+        let Some(value) = field["value"].as_str() else { continue };
+        let at = |i: usize| field["range"][i].as_u64().unwrap() as usize;
+        assert_eq!(words(&document[at(0)..at(1)]), words(value));
+        found += 1;
+    }
+    found
+}
+
+#[test]
+fn extract_gives_values_that_stand_in_the_mail() {
+    let expected = fs::read(models().join("demo-emails.jsonl")).unwrap();
+    for mail in json(&expected) {
+        let id = mail["id"].as_str().unwrap();
+        let (eml, schema) = (demo(&format!("{id}.eml")), demo(&format!("{id}.toml")));
+        let lines = json(&good(&["extract", &eml, "--schema", &schema], b""));
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        assert_eq!(line["file"], eml);
+        assert_eq!(line["document"], mail["email"]);
+        let names = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&line["fields"]), names(&mail["schema"]));
+        assert!(check_spans(line) > 0, "{line}");
+        assert!(line["ms"]["doc_state"].is_number() && line["doc_tokens"].as_u64() > Some(0));
+    }
+}
+
+#[test]
+fn extract_reads_standard_input_and_prints_tables() {
+    let schema = written("order.json", br#"{"order_number": "number of the order"}"#);
+    let mail = fs::read(demo("shipping.eml")).unwrap();
+    let line = &json(&good(&["extract", "--schema", &schema], &mail))[0];
+    assert_eq!(line["file"], "standard input");
+    let table = String::from_utf8(good(&["extract", "-", "--table", "--schema", &schema], &mail)).unwrap();
+    assert!(table.contains("order_number") && table.contains("doc state"), "{table}");
+    let plain = b"Hello Nadia,\n\nyour order ORD-88213 was handed over to DHL.\n";
+    let line = &json(&good(&["extract", "--schema", &schema], plain))[0];
+    assert_eq!(line["document"].as_str().unwrap().as_bytes(), plain);
+    check_spans(line);
+}
+
+#[test]
+fn a_mail_that_cannot_be_read_does_not_stop_the_others() {
+    let (eml, schema, empty) = (demo("support.eml"), demo("support.toml"), written("empty.eml", b""));
+    let output = run(&["extract", "absent.eml", &empty, &eml, "--schema", &schema], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let lines = json(&output.stdout);
+    assert_eq!((lines.len(), lines[0]["file"].as_str()), (1, Some(eml.as_str())));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let errors: Vec<_> = stderr.lines().collect();
+    assert_eq!(errors.len(), 2, "{stderr}");
+    assert!(errors[0].starts_with("web-rwkv: absent.eml: "), "{stderr}");
+    assert!(errors[1].contains("empty.eml: expected a mail or text"), "{stderr}");
+}
+
+#[test]
+fn errors_are_one_line_with_the_name_of_the_file() {
+    let eml = demo("invoice.eml");
+    let schema = demo("invoice.toml");
+    let broken = written("broken.toml", b"a = \"x\"\nb =\n");
+    let number = written("number.json", b"{\"a\": 1}");
+    let junk = written("junk.gguf", b"GGUF and nothing else");
+    let cases: [(&[&str], &str); 6] = [
+        (&["extract", &eml, "--schema", &broken], "broken.toml: schema: line 2: "),
+        (&["extract", &eml, "--schema", &number], "number.json: field `a`: expected a description, found 1"),
+        (&["extract", &eml, "--schema", "absent.toml"], "absent.toml: "),
+        (&["extract", &eml, "--schema", &schema, "--model", &junk], "junk.gguf: "),
+        (&["info", "absent.gguf"], "absent.gguf: "),
+        (&["tokenize", "--decode", "99999"], "99999"),
+    ];
+    for (args, expected) in cases {
+        let stderr = bad(args, b"", 1);
+        assert!(stderr.starts_with("web-rwkv: ") && stderr.contains(expected), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in
+        [&["extract"][..], &["info", "--simd", "mmx"], &["frobnicate"], &["bench", "--repeats", "0"], &[]]
+    {
+        bad(args, b"", 2);
+    }
+}
+
+#[test]
+fn tokens_are_the_text_again() {
+    let text = "Grüße, 世界!\n\n\tTotal: €1,284.60 \u{1f600}\r\n".as_bytes();
+    for text in [text, b"\xff\x00\xfe raw bytes", b""] {
+        let ids = good(&["tokenize"], text);
+        assert_eq!(good(&["tokenize", "--decode"], &ids), text);
+    }
+    let line = &json(&good(&["tokenize", "--json", "invoice"], b""))[0];
+    assert!(!line["tokens"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn info_tells_sizes() {
+    let line = &json(&good(&["info", "--json"], b""))[0];
+    assert_eq!(
+        (line["layers"].as_u64(), line["channels"].as_u64(), line["vocab"].as_u64()),
+        (Some(8), Some(512), Some(8192))
+    );
+    let file = models().join("rwkv7-mail-q4_k_m.gguf");
+    let text = String::from_utf8(good(&["info", file.to_str().unwrap()], b"")).unwrap();
+    assert!(text.contains("RWKV-7") && text.contains("q4_k"), "{text}");
+}
+
+#[test]
+fn embeddings_have_the_width_of_the_model() {
+    let vectors = |pool: &str, key: &str| -> Vec<Value> {
+        let lines = json(&good(&["embed", "--pool", pool], b"first text\nsecond\n"));
+        assert_eq!(lines.len(), 2);
+        lines.into_iter().map(|mut l| l[key].take()).collect()
+    };
+    let (last, every) = (vectors("last", "embedding"), vectors("none", "embeddings"));
+    let mean = vectors("mean", "embedding");
+    for i in 0..2 {
+        let rows = every[i].as_array().unwrap();
+        assert_eq!(last[i], rows[rows.len() - 1]);
+        let sum: f64 = rows.iter().map(|r| r[7].as_f64().unwrap()).sum();
+        assert!((sum / rows.len() as f64 - mean[i][7].as_f64().unwrap()).abs() < 1e-4);
+        assert_eq!(last[i].as_array().unwrap().len(), 512);
+    }
+    assert!(bad(&["embed", ""], b"", 1).contains("text 1: expected at least one token"));
+}
+
+#[test]
+fn generation_is_reproducible() {
+    let args = ["generate", "Subject: Invoice", "--max-tokens", "12", "--temperature", "1", "--seed", "5"];
+    let text = good(&args, b"");
+    assert_eq!(text, good(&args, b""));
+    let greedy = ["generate", "--json", "--max-tokens", "5", "--temperature", "0"];
+    let line = &json(&good(&greedy, b"Subject: Invoice"))[0];
+    assert!(line["tokens"].as_array().unwrap().len() <= 5 && line["prompt_tokens"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = command()
+        .args(["embed", "--pool", "none"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all("a text of some words\n".repeat(50).as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
