@@ -77,6 +77,8 @@ pub(super) trait Vector: Copy {
     const TILE: (usize, usize);
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(x: *const f32) -> Self;
+    /// `LANES` signed bytes as floats.
+    unsafe fn load_i8(x: *const i8) -> Self;
     unsafe fn store(self, y: *mut f32);
     unsafe fn mul(self, b: Self) -> Self;
     /// `a · b + self`
@@ -119,6 +121,11 @@ impl Vector for f32 {
         unsafe { *x }
     }
     #[inline(always)]
+    unsafe fn load_i8(x: *const i8) -> Self {
+        // SAFETY: the caller gives a readable byte.
+        unsafe { *x as f32 }
+    }
+    #[inline(always)]
     unsafe fn store(self, y: *mut f32) {
         // SAFETY: the caller gives a writable float.
         unsafe { *y = self }
@@ -155,7 +162,7 @@ mod x86 {
     }
 
     macro_rules! vector {
-        ($t:ty, $lanes:literal, $tile:expr, $splat:ident $load:ident $store:ident $mul:ident $fma:ident $sum:expr) => {
+        ($t:ty, $lanes:literal, $tile:expr, $splat:ident $load:ident $load_i8:expr, $store:ident $mul:ident $fma:ident $sum:expr) => {
             impl Vector for $t {
                 const LANES: usize = $lanes;
                 const TILE: (usize, usize) = $tile;
@@ -168,6 +175,11 @@ mod x86 {
                 unsafe fn load(x: *const f32) -> Self {
                     // SAFETY: and gives readable floats.
                     unsafe { $load(x) }
+                }
+                #[inline(always)]
+                unsafe fn load_i8(x: *const i8) -> Self {
+                    // SAFETY: and gives readable bytes.
+                    unsafe { $load_i8(x) }
                 }
                 #[inline(always)]
                 unsafe fn store(self, y: *mut f32) {
@@ -204,8 +216,8 @@ mod x86 {
         }
     }
 
-    vector!(__m256, 8, (3, 4), _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_mul_ps _mm256_fmadd_ps sum256);
-    vector!(__m512, 16, (4, 6), _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_reduce_add_ps);
+    vector!(__m256, 8, (3, 4), _mm256_set1_ps _mm256_loadu_ps |x: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast()))), _mm256_storeu_ps _mm256_mul_ps _mm256_fmadd_ps sum256);
+    vector!(__m512, 16, (4, 6), _mm512_set1_ps _mm512_loadu_ps |x: *const i8| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.cast()))), _mm512_storeu_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_reduce_add_ps);
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -221,6 +233,15 @@ impl Vector for std::arch::aarch64::float32x4_t {
     unsafe fn load(x: *const f32) -> Self {
         // SAFETY: and the caller gives readable floats.
         unsafe { std::arch::aarch64::vld1q_f32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(x: *const i8) -> Self {
+        use std::arch::aarch64::{vcreate_s8, vcvtq_f32_s32, vget_low_s16, vmovl_s8, vmovl_s16};
+        // SAFETY: and the caller gives four readable bytes.
+        unsafe {
+            let bytes = vcreate_s8(x.cast::<u32>().read_unaligned() as u64);
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
     }
     #[inline(always)]
     unsafe fn store(self, y: *mut f32) {

@@ -2,7 +2,7 @@
 //! of registers.
 
 use crate::{
-    format,
+    format::{self, Format, Quant, with_quant},
     ops::{Act, Product},
 };
 
@@ -55,7 +55,8 @@ impl Kernel for Panel<'_> {
             for i in 0..rows {
                 let n = w.row_bytes();
                 let bytes = &w.data[(at + i) * n..(at + i + 1) * n];
-                format::decode_inline(w.format, bytes, &mut panel[i * w.columns..][..w.columns]);
+                // SAFETY: this runs inside `dispatch`.
+                unsafe { decode::<V>(w.format, bytes, &mut panel[i * w.columns..][..w.columns]) };
             }
             for t in (0..tokens).step_by(tile) {
                 for r in (0..rows).step_by(V::TILE.0) {
@@ -126,6 +127,31 @@ impl Job<'_> {
                 // SAFETY: this panel alone writes this row.
                 let y = unsafe { self.y.part(t + i, row + r, 1) };
                 scalar::write(self.act, sums[r][i] + rest, &mut y[0]);
+            }
+        }
+    }
+}
+
+/// [`format::decode`] in registers.
+#[inline(always)]
+unsafe fn decode<V: Vector>(format: Format, bytes: &[u8], out: &mut [f32]) {
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        with_quant!(format, Q => decode_blocks::<V, Q>(bytes, out), _ => format::decode_plain(format, bytes, out))
+    }
+}
+
+#[inline(always)]
+unsafe fn decode_blocks<V: Vector, Q: Quant>(bytes: &[u8], out: &mut [f32]) {
+    let (mut codes, mut scale, mut offset) = ([0; 256], [0.0; 16], [0.0; 16]);
+    for (block, out) in format::cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
+        block.unpack(&mut codes, &mut scale, &mut offset);
+        for at in (0..Q::LEN).step_by(V::LANES) {
+            let group = at / Q::GROUP;
+            // SAFETY: a block has LEN codes and values, and LANES divides GROUP, which divides LEN.
+            unsafe {
+                let code = V::load_i8(codes.as_ptr().add(at));
+                V::splat(offset[group]).fma(code, V::splat(scale[group])).store(out.as_mut_ptr().add(at));
             }
         }
     }

@@ -1,18 +1,18 @@
 //! Weight formats, one file each. A quantized block is groups of small integer codes, each group
 //! with a scale and an offset: value = code · scale + offset. Kernels see nothing else.
 
-mod iq4_nl;
-mod iq4_xs;
-mod q2_k;
-mod q3_k;
-mod q4_0;
-mod q4_1;
-mod q4_k;
-mod q5_0;
-mod q5_1;
-mod q5_k;
-mod q6_k;
-mod q8_0;
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
+pub(crate) mod q4_0;
+pub(crate) mod q4_1;
+pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
+pub(crate) mod q8_0;
 
 /// A block format of ggml.
 pub(crate) trait Quant: Copy + 'static {
@@ -133,74 +133,36 @@ impl Format {
 /// Runs `$body` with `$q` as the block type of a quantized `$format`, or `$else` for plain floats.
 macro_rules! with_quant {
     ($format:expr, $q:ident => $body:expr, _ => $else:expr) => {
+        $crate::format::with_quant!($format, $q => $body, _ => $else;
+            Q8_0 q8_0, Q4_0 q4_0, Q4_1 q4_1, Q5_0 q5_0, Q5_1 q5_1, Q2K q2_k, Q3K q3_k, Q4K q4_k, Q5K q5_k, Q6K q6_k,
+            IQ4NL iq4_nl, IQ4XS iq4_xs)
+    };
+    ($format:expr, $q:ident => $body:expr, _ => $else:expr; $($variant:ident $module:ident),*) => {
         match $format {
-            $crate::format::Format::Q8_0 => {
-                type $q = $crate::format::q8_0::Block;
+            $($crate::format::Format::$variant => {
+                type $q = $crate::format::$module::Block;
                 $body
-            }
-            $crate::format::Format::Q4_0 => {
-                type $q = $crate::format::q4_0::Block;
-                $body
-            }
-            $crate::format::Format::Q4_1 => {
-                type $q = $crate::format::q4_1::Block;
-                $body
-            }
-            $crate::format::Format::Q5_0 => {
-                type $q = $crate::format::q5_0::Block;
-                $body
-            }
-            $crate::format::Format::Q5_1 => {
-                type $q = $crate::format::q5_1::Block;
-                $body
-            }
-            $crate::format::Format::Q2K => {
-                type $q = $crate::format::q2_k::Block;
-                $body
-            }
-            $crate::format::Format::Q3K => {
-                type $q = $crate::format::q3_k::Block;
-                $body
-            }
-            $crate::format::Format::Q4K => {
-                type $q = $crate::format::q4_k::Block;
-                $body
-            }
-            $crate::format::Format::Q5K => {
-                type $q = $crate::format::q5_k::Block;
-                $body
-            }
-            $crate::format::Format::Q6K => {
-                type $q = $crate::format::q6_k::Block;
-                $body
-            }
-            $crate::format::Format::IQ4NL => {
-                type $q = $crate::format::iq4_nl::Block;
-                $body
-            }
-            $crate::format::Format::IQ4XS => {
-                type $q = $crate::format::iq4_xs::Block;
-                $body
-            }
+            })*
             _ => $else,
         }
     };
 }
+pub(crate) use with_quant;
 
 /// Decodes a row of any format from its bytes.
 pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
     debug_assert_eq!(format.row_bytes(out.len()), Some(bytes.len()));
-    decode_inline(format, bytes, out);
+    with_quant!(format, Q => blocks::<Q>(bytes, out), _ => decode_plain(format, bytes, out))
 }
 
-/// [`decode`], compiled for the instruction set of its caller.
+/// Decodes floats that are not in blocks; compiled for the instruction set of its caller.
 #[inline(always)]
-pub(crate) fn decode_inline(format: Format, bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn decode_plain(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
         Format::F32 => plain(bytes, out, f32::from_le_bytes),
         Format::F16 => plain(bytes, out, f16),
         Format::BF16 => plain(bytes, out, |b: [u8; 2]| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
-        _ => with_quant!(format, Q => blocks::<Q>(bytes, out), _ => unreachable!("plain formats are above")),
+        _ => unreachable!("{format:?} is in blocks"),
     }
 }
 
@@ -219,7 +181,6 @@ pub(crate) fn cast<Q: Quant>(bytes: &[u8]) -> &[Q] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<Q>()) }
 }
 
-#[inline(always)]
 fn blocks<Q: Quant>(bytes: &[u8], out: &mut [f32]) {
     let (mut codes, mut scale, mut offset) = ([0; 256], [0.0; 16], [0.0; 16]);
     for (block, out) in cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
