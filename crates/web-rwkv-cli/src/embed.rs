@@ -7,7 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use serde::Serialize;
-use web_rwkv_gguf::{RnnInput, RnnInputBatch, RnnOption};
+use web_rwkv_gguf::RnnInput;
 
 use crate::{Result, model, progress::Progress};
 
@@ -61,37 +61,32 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     };
     let (model, _) = common.open()?;
     let tokenizer = model::tokenizer(&model)?;
-    let option = match args.pool {
-        Pool::Last => RnnOption::EmbedLast,
-        Pool::Mean | Pool::None => RnnOption::EmbedFull,
+    let pool = match args.pool {
+        Pool::Last => web_rwkv_gguf::Pool::Last,
+        Pool::Mean => web_rwkv_gguf::Pool::Mean,
+        Pool::None => web_rwkv_gguf::Pool::None,
     };
     let channels = model.info().num_emb;
     let bar = Progress::new(texts.len(), "texts");
     for (g, group) in texts.chunks(TOGETHER).enumerate() {
-        let mut batches = vec![];
-        for (i, text) in group.iter().enumerate() {
+        let encode = |(i, text): (usize, &String)| {
             let tokens = tokenizer.encode(text)?;
+            let number = g * TOGETHER + i + 1;
             if tokens.is_empty() {
-                return Err(format!(
-                    "text {}: expected at least one token, found none",
-                    g * TOGETHER + i + 1
-                )
-                .into());
+                return Err(format!("text {number}: expected at least one token, found none").into());
             }
-            batches.push(RnnInputBatch::new(tokens, option));
-        }
-        let mut states = vec![model.init_state(); batches.len()];
-        let input = RnnInput::new(batches, RnnInput::CHUNK);
-        let output = model.infer(&input, &mut states)?;
+            Ok(tokens)
+        };
+        let sequences = group.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
+        let output = model.embed(&sequences, pool, RnnInput::CHUNK)?;
         bar.suspend(|| -> Result<()> {
             let mut out = stdout().lock();
-            for ((text, batch), rows) in group.iter().zip(&input.batches).zip(output.0) {
+            for ((text, tokens), rows) in group.iter().zip(&sequences).zip(output) {
                 let vectors = match args.pool {
-                    Pool::Last => Vectors::One(rows),
-                    Pool::Mean => Vectors::One(mean(&rows, channels)),
+                    Pool::Last | Pool::Mean => Vectors::One(rows),
                     Pool::None => Vectors::Every(rows.chunks(channels).map(<[f32]>::to_vec).collect()),
                 };
-                let line = Line { text, tokens: batch.tokens.len(), vectors };
+                let line = Line { text, tokens: tokens.len(), vectors };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             }
             Ok(())
@@ -100,10 +95,4 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     }
     bar.finish();
     Ok(ExitCode::SUCCESS)
-}
-
-/// Mean of the rows of `[T, C]`, `[C]`.
-fn mean(rows: &[f32], channels: usize) -> Vec<f32> {
-    let count = (rows.len() / channels) as f32;
-    (0..channels).map(|c| rows.iter().skip(c).step_by(channels).sum::<f32>() / count).collect()
 }

@@ -1,13 +1,13 @@
 //! `web-rwkv generate`: continues a text.
 
 use std::{
-    io::{self, Write, stdout},
+    io::{Write, stdout},
     process::ExitCode,
     time::Instant,
 };
 
 use serde_json::json;
-use web_rwkv_gguf::{Sampler, SamplerOptions};
+use web_rwkv_gguf::{Generation, Sampler, SamplerOptions};
 
 use crate::{Result, model};
 
@@ -50,7 +50,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         Some(text) => text.into(),
     };
     let d = SamplerOptions::default();
-    let mut sampler = Sampler::new(SamplerOptions {
+    let sampler = Sampler::new(SamplerOptions {
         temperature: args.temperature.unwrap_or(d.temperature),
         top_k: args.top_k.unwrap_or(d.top_k),
         top_p: args.top_p.unwrap_or(d.top_p),
@@ -61,28 +61,22 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     });
     let (model, _) = common.open()?;
     let tokens = model::tokenizer(&model)?.encode(prompt)?;
-    if tokens.is_empty() {
-        return Err("prompt: expected a text, found nothing".into());
-    }
-    let stop: Vec<_> = args.stop.iter().map(String::as_bytes).collect();
-    let mut state = model.init_state();
-    let mut written: io::Result<()> = Ok(());
+    let stop = args.stop.iter().map(|s| s.as_bytes().to_vec()).collect();
     let start = Instant::now();
-    let generation =
-        model.generate(&tokens, &mut state, &mut sampler, args.max_tokens, &stop, &mut |bytes| {
-            if !common.json && written.is_ok() {
-                let mut out = stdout().lock();
-                written = out.write_all(bytes).and_then(|()| out.flush());
-            }
-        })?;
-    written?;
+    let mut text = Generation::new(&tokens, model.init_state(), sampler, args.max_tokens, stop)?;
     let mut out = stdout().lock();
+    while let Some(bytes) = text.next(&model)? {
+        if !common.json {
+            out.write_all(bytes)?;
+            out.flush()?;
+        }
+    }
     if common.json {
         let line = json!({
-            "text": String::from_utf8_lossy(&generation.bytes),
-            "tokens": generation.tokens,
+            "text": String::from_utf8_lossy(text.bytes()),
+            "tokens": text.tokens(),
             "prompt_tokens": tokens.len(),
-            "stopped": generation.stopped,
+            "stopped": text.stopped(),
             "ms": start.elapsed().as_secs_f64() * 1e3,
         });
         writeln!(out, "{line}")?;

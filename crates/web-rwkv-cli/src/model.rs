@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// GGUF or safetensors file; the embedded mail model if absent
     #[arg(long, global = true, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Vocabulary file (.txt or .json) instead of the model's own; safetensors files have none
+    #[arg(long, global = true, value_name = "FILE")]
+    vocab: Option<PathBuf>,
     /// Threads; the physical cores if absent
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
@@ -56,15 +59,29 @@ impl Args {
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
-        Ok(match &self.model {
+        let model = match &self.model {
             Some(path) => Model::open(path, self.options())?,
             None => Model::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED), self.options())?,
+        };
+        Ok(match &self.vocab {
+            Some(path) => model.with_tokenizer(Tokenizer::open(path)?),
+            None => model,
         })
+    }
+
+    /// The tokenizer alone.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        if let Some(path) = &self.vocab {
+            return Ok(Tokenizer::open(path)?);
+        }
+        let Checkpoint { vocab, file, .. } = self.checkpoint()?;
+        Ok(Tokenizer::new(vocab.ok_or_else(|| no_vocabulary(&file))?))
     }
 
     /// These options with another model, if one is given.
     pub(crate) fn with_model(&self, path: Option<&Path>) -> Self {
-        Self { model: path.map(Path::to_owned).or_else(|| self.model.clone()), ..*self }
+        let model = path.map(Path::to_owned).or_else(|| self.model.clone());
+        Self { model, vocab: self.vocab.clone(), ..*self }
     }
 
     /// The tensors of the model.
@@ -78,7 +95,11 @@ impl Args {
 
 /// The tokenizer of a model.
 pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
-    Ok(model.tokenizer().ok_or_else(|| format!("{}: the vocabulary is missing", model.file()))?)
+    Ok(model.tokenizer().ok_or_else(|| no_vocabulary(model.file()))?)
+}
+
+fn no_vocabulary(file: &str) -> String {
+    format!("{file}: the vocabulary is missing; --vocab gives one")
 }
 
 /// All of standard input.

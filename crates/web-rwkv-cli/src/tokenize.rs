@@ -2,12 +2,10 @@
 
 use std::{
     io::{Write, stdout},
-    path::PathBuf,
     process::ExitCode,
 };
 
 use serde_json::json;
-use web_rwkv_gguf::Tokenizer;
 
 use crate::{Result, model};
 
@@ -18,9 +16,6 @@ pub(crate) struct Args {
     /// Turn ids into text
     #[arg(long)]
     decode: bool,
-    /// Vocabulary file (.txt or .json) instead of the model's own
-    #[arg(long, value_name = "FILE")]
-    vocab: Option<PathBuf>,
 }
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
@@ -28,15 +23,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         true => model::stdin()?,
         false => args.input.join(" ").into_bytes(),
     };
-    let tokenizer = match &args.vocab {
-        Some(path) => Tokenizer::open(path)?,
-        None => {
-            let checkpoint = common.checkpoint()?;
-            let vocab =
-                checkpoint.vocab.ok_or_else(|| format!("{}: the vocabulary is missing", checkpoint.file))?;
-            Tokenizer::new(vocab)
-        }
-    };
+    let tokenizer = common.tokenizer()?;
     let mut out = stdout().lock();
     if args.decode {
         let input = String::from_utf8_lossy(&input);

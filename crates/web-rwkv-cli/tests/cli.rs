@@ -215,4 +215,11 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty());
+
+    // A text without end is cut short.
+    let endless =
+        ["generate", "Subject:", "--max-tokens", "1000000000", "--top-p", "1", "--temperature", "2"];
+    let mut child = command().args(endless).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
 }

@@ -27,6 +27,18 @@ impl RnnOption {
     }
 }
 
+/// What becomes of the hidden vectors of a sequence's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// The vector after the last token, `[C]`.
+    #[default]
+    Last,
+    /// The mean over all tokens, `[C]`.
+    Mean,
+    /// The vector of every token, `[T, C]`.
+    None,
+}
+
 /// The tokens of one sequence, and what is wanted for them.
 #[derive(Clone, Debug, Default)]
 pub struct RnnInputBatch {

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Model, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, generate::END_OF_DOCUMENT};
+use crate::{
+    Model, Pool, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, generate::END_OF_DOCUMENT,
+};
 
 /// What the model answers for a field that the document does not have.
 const NONE: &str = "none";
@@ -146,15 +148,8 @@ impl Model {
     /// As [`Model::extract`].
     pub fn field_analysis(&self, fields: &[Field]) -> Result<Vec<Vec<f32>>> {
         let tokenizer = self.needs_tokenizer()?;
-        let batches = fields
-            .iter()
-            .map(|f| {
-                let tokens = tokenizer.encode(format!("{}: {}", f.name, f.description))?;
-                Ok(RnnInputBatch::new(tokens, RnnOption::EmbedLast))
-            })
-            .collect::<Result<_>>()?;
-        let mut states = vec![self.init_state(); fields.len()];
-        Ok(self.infer(&RnnInput::new(batches, RnnInput::CHUNK), &mut states)?.0)
+        let name = |f: &Field| tokenizer.encode(format!("{}: {}", f.name, f.description));
+        self.embed(&fields.iter().map(name).collect::<Result<Vec<_>>>()?, Pool::Last, RnnInput::CHUNK)
     }
 
     /// Decodes an answer to each question from forks of `state`, all together.

@@ -1,38 +1,39 @@
 //! Continuing a text token by token.
 
-use crate::{Error, Model, Result, RnnOption, Sampler, State};
+use crate::{Error, Model, Result, RnnInput, RnnInputBatch, RnnOption, Sampler, State};
 
 /// Token that ends a document.
 pub(crate) const END_OF_DOCUMENT: u32 = 0;
 
-/// A text that a model has written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A text that is being written: call [`Generation::next`] until it gives `None`.
+#[derive(Clone, Debug)]
 pub struct Generation {
-    /// The tokens, those of a stop string included.
-    pub tokens: Vec<u32>,
-    /// Their bytes, up to a stop string.
-    pub bytes: Vec<u8>,
-    /// Whether a stop string or the end of the document came, rather than the limit.
-    pub stopped: bool,
+    state: State,
+    sampler: Sampler,
+    max_tokens: usize,
+    stop: Vec<Vec<u8>>,
+    /// What the state has not read yet: the prompt, then the last token.
+    unread: Vec<u32>,
+    tokens: Vec<u32>,
+    bytes: Vec<u8>,
+    /// Bytes that `next` has given.
+    told: usize,
+    stopped: bool,
 }
 
-impl Model {
+impl Generation {
     /// Reads `prompt` on from `state` and writes at most `max_tokens` tokens, up to the first of the byte
-    /// strings `stop` or the end of the document (token 0). `on_bytes` gets the bytes as they become
-    /// certain: what may yet turn out to begin a stop string is held back.
+    /// strings `stop` or the end of the document (token 0).
     ///
     /// # Errors
-    /// For an empty prompt, a file without a vocabulary, and as [`Model::infer`].
-    pub fn generate(
-        &self,
+    /// For an empty prompt.
+    pub fn new(
         prompt: &[u32],
-        state: &mut State,
-        sampler: &mut Sampler,
+        state: State,
+        sampler: Sampler,
         max_tokens: usize,
-        stop: &[&[u8]],
-        on_bytes: &mut dyn FnMut(&[u8]),
-    ) -> Result<Generation> {
-        let tokenizer = self.needs_tokenizer()?;
+        stop: Vec<Vec<u8>>,
+    ) -> Result<Self> {
         if prompt.is_empty() {
             return Err(Error::Request {
                 thing: "prompt".into(),
@@ -40,45 +41,67 @@ impl Model {
                 found: "none".into(),
             });
         }
-        let mut out = Generation::default();
-        let mut told = 0;
-        let mut logits = self.run(prompt, RnnOption::Last, state)?;
-        while out.tokens.len() < max_tokens {
-            let token = sampler.sample(&logits);
-            out.tokens.push(token);
-            if token == END_OF_DOCUMENT {
-                out.stopped = true;
-                break;
-            }
-            // An id beyond the vocabulary of the file is padding: it has no bytes.
-            let from = out.bytes.len();
-            out.bytes.extend(tokenizer.token(token).unwrap_or_default());
-            if let Some(end) = find_stop(&out.bytes, from, stop) {
-                out.bytes.truncate(end);
-                out.stopped = true;
-                break;
-            }
-            let certain = out.bytes.len() - held_back(&out.bytes, stop);
-            if certain > told {
-                on_bytes(&out.bytes[told..certain]);
-                told = certain;
-            }
-            if out.tokens.len() < max_tokens {
-                logits = self.run(&[token], RnnOption::Last, state)?;
-            }
-        }
-        on_bytes(&out.bytes[told..]);
-        Ok(out)
+        let unread = prompt.to_vec();
+        let (tokens, bytes, told, stopped) = (vec![], vec![], 0, false);
+        Ok(Self { state, sampler, max_tokens, stop, unread, tokens, bytes, told, stopped })
     }
 
-    pub(crate) fn needs_tokenizer(&self) -> Result<&crate::Tokenizer> {
-        self.tokenizer()
-            .ok_or_else(|| Error::Missing { file: self.file().into(), thing: "the vocabulary".into() })
+    /// The next bytes of the text, as they become certain: what may yet turn out to begin a stop string is
+    /// held back. `None` at its end.
+    ///
+    /// # Errors
+    /// For a model without a vocabulary, and as [`Model::infer`].
+    pub fn next(&mut self, model: &Model) -> Result<Option<&[u8]>> {
+        let tokenizer = model.needs_tokenizer()?;
+        while !self.stopped && self.tokens.len() < self.max_tokens {
+            let input = RnnInputBatch::new(std::mem::take(&mut self.unread), RnnOption::Last);
+            let input = RnnInput::new(vec![input], RnnInput::CHUNK);
+            let output = model.infer(&input, std::slice::from_mut(&mut self.state))?;
+            let token = self.sampler.sample(&output.0[0]);
+            self.unread.push(token);
+            self.tokens.push(token);
+            // An id beyond the vocabulary of the file is padding: it has no bytes.
+            let from = self.bytes.len();
+            if token != END_OF_DOCUMENT {
+                self.bytes.extend(tokenizer.token(token).unwrap_or_default());
+            }
+            let end = find_stop(&self.bytes, from, &self.stop);
+            self.bytes.truncate(end.unwrap_or(self.bytes.len()));
+            self.stopped = token == END_OF_DOCUMENT || end.is_some();
+            let certain =
+                self.bytes.len() - if self.stopped { 0 } else { held_back(&self.bytes, &self.stop) };
+            if certain > self.told {
+                let from = std::mem::replace(&mut self.told, certain);
+                return Ok(Some(&self.bytes[from..certain]));
+            }
+        }
+        let from = std::mem::replace(&mut self.told, self.bytes.len());
+        Ok((from < self.bytes.len()).then(|| &self.bytes[from..]))
+    }
+
+    /// The tokens that were written, those of a stop string included.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The bytes that were written, up to a stop string.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether a stop string or the end of the document has come, rather than the limit.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The state, which has read the prompt and all tokens but the last.
+    pub fn into_state(self) -> State {
+        self.state
     }
 }
 
 /// Where the first stop string begins that ends after `from`.
-fn find_stop(bytes: &[u8], from: usize, stop: &[&[u8]]) -> Option<usize> {
+fn find_stop(bytes: &[u8], from: usize, stop: &[Vec<u8>]) -> Option<usize> {
     let stop = stop.iter().filter(|s| !s.is_empty());
     stop.filter_map(|s| {
         let start = (from + 1).saturating_sub(s.len());
@@ -88,8 +111,8 @@ fn find_stop(bytes: &[u8], from: usize, stop: &[&[u8]]) -> Option<usize> {
 }
 
 /// Length of the longest end of `bytes` that begins a stop string.
-fn held_back(bytes: &[u8], stop: &[&[u8]]) -> usize {
-    let ends = |s: &&[u8]| (1..s.len()).rev().find(|n| bytes.ends_with(&s[..*n])).unwrap_or(0);
+fn held_back(bytes: &[u8], stop: &[Vec<u8>]) -> usize {
+    let ends = |s: &Vec<u8>| (1..s.len()).rev().find(|n| bytes.ends_with(&s[..*n])).unwrap_or(0);
     stop.iter().map(ends).max().unwrap_or(0)
 }
 
@@ -99,7 +122,7 @@ mod tests {
 
     #[test]
     fn stop_strings_may_cross_tokens() {
-        let stop: &[&[u8]] = &[b"\n\n", b"END"];
+        let stop = &[b"\n\n".to_vec(), b"END".to_vec()];
         assert_eq!(find_stop(b"a\n\nb", 2, stop), Some(1));
         assert_eq!(find_stop(b"aEND\n\n", 1, stop), Some(1));
         assert_eq!(find_stop(b"a\nb", 0, stop), None);

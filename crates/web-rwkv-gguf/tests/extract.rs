@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use web_rwkv_gguf::{ExtractOptions, Field, Model, Options, RnnOption, Sampler, SamplerOptions};
+use web_rwkv_gguf::{ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions};
 
 fn models() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail")
@@ -89,14 +89,15 @@ fn free_values_are_those_of_plain_greedy_decoding() {
         model.run(&doc, RnnOption::EmbedLast, &mut state).unwrap();
         let question =
             tokenizer.encode(format!("{}: {}\n\nAssistant:", field.name, field.description)).unwrap();
-        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let sampler = Sampler::new(SamplerOptions::greedy());
+        let mut answer = Generation::new(&question, state, sampler, 120, vec![b"\n\n".into()]).unwrap();
         let mut streamed: Vec<u8> = vec![];
-        let answer = model
-            .generate(&question, &mut state, &mut sampler, 120, &[b"\n\n"], &mut |b| streamed.extend(b))
-            .unwrap();
-        assert!(answer.stopped);
-        assert_eq!(streamed, answer.bytes);
-        let answer = String::from_utf8(answer.bytes).unwrap().trim().to_owned();
+        while let Some(bytes) = answer.next(&model).unwrap() {
+            streamed.extend(bytes);
+        }
+        assert!(answer.stopped());
+        assert_eq!(streamed, answer.bytes());
+        let answer = String::from_utf8(streamed).unwrap().trim().to_owned();
         assert_eq!(found.value.unwrap_or("none".into()), answer);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use web_rwkv_gguf::{Level, Model, Options, RnnInput, RnnInputBatch, RnnOption, State, format::Format};
+use web_rwkv_gguf::{Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format};
 
 /// A file of the witness, or `None` with a word about it.
 fn witness(name: &str) -> Option<PathBuf> {
@@ -223,6 +223,24 @@ fn hidden_vectors_are_those_that_the_head_reads() {
     assert_eq!(full[8 * c..], last);
     let (full, last) = (run(RnnOption::Full), run(RnnOption::Last));
     close(&full[8 * model.info().num_vocab..], &last);
+}
+
+#[test]
+fn pools_are_of_the_hidden_vectors() {
+    let model = embedded();
+    let c = model.info().num_emb;
+    let sequences = [tokens(6, 7), tokens(7, 1), tokens(8, 30)];
+    let embed = |pool| model.embed(&sequences, pool, 16).unwrap();
+    let (last, mean, every) = (embed(Pool::Last), embed(Pool::Mean), embed(Pool::None));
+    for i in 0..sequences.len() {
+        let full = model.run(&sequences[i], RnnOption::EmbedFull, &mut model.init_state()).unwrap();
+        close(&every[i], &full);
+        assert_eq!(last[i], every[i][every[i].len() - c..]);
+        let sum = |j: usize| full.chunks(c).map(|row| f64::from(row[j])).sum::<f64>();
+        let want: Vec<f32> = (0..c).map(|j| (sum(j) / sequences[i].len() as f64) as f32).collect();
+        close(&mean[i], &want);
+    }
+    assert!(model.embed(&[vec![1], vec![]], Pool::Last, 16).unwrap_err().to_string().contains("sequence 1"));
 }
 
 #[test]

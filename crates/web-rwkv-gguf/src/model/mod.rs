@@ -7,7 +7,7 @@ use std::{fmt, path::Path, sync::Mutex};
 
 use crate::{
     Error, Result,
-    batch::{Chunk, RnnInput, RnnInputBatch, RnnOption, RnnOutput},
+    batch::{Chunk, Pool, RnnInput, RnnInputBatch, RnnOption, RnnOutput},
     cpu::{Acts, Cpu, Level},
     load::{Bytes, Checkpoint},
     ops::{Act, Heads, Ops, Product},
@@ -145,6 +145,16 @@ impl Model {
         self.tokenizer.as_ref()
     }
 
+    /// The model with another tokenizer, for files that have no vocabulary (safetensors).
+    pub fn with_tokenizer(self, tokenizer: Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer), ..self }
+    }
+
+    pub(crate) fn needs_tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = || Error::Missing { file: self.file.clone(), thing: "the vocabulary".into() };
+        self.tokenizer().ok_or_else(missing)
+    }
+
     /// Path of the file.
     pub fn file(&self) -> &str {
         &self.file
@@ -203,6 +213,34 @@ impl Model {
     pub fn run(&self, tokens: &[u32], option: RnnOption, state: &mut State) -> Result<Vec<f32>> {
         let input = RnnInput::new(vec![RnnInputBatch::new(tokens, option)], RnnInput::CHUNK);
         Ok(self.infer(&input, std::slice::from_mut(state))?.0.remove(0))
+    }
+
+    /// Hidden vectors after ln_out of several token sequences, all in one pass from zero states; the head is
+    /// not computed. For each sequence `[C]`, or `[T, C]` with [`Pool::None`].
+    ///
+    /// # Errors
+    /// For a sequence without tokens, and as [`Model::infer`].
+    pub fn embed(
+        &self,
+        sequences: &[impl AsRef<[u32]>],
+        pool: Pool,
+        token_chunk_size: usize,
+    ) -> Result<Vec<Vec<f32>>> {
+        if let Some(i) = sequences.iter().position(|s| s.as_ref().is_empty()) {
+            return Err(Error::Request {
+                thing: format!("sequence {i}"),
+                expected: "at least one token".into(),
+                found: "none".into(),
+            });
+        }
+        let option = if pool == Pool::Last { RnnOption::EmbedLast } else { RnnOption::EmbedFull };
+        let batches = sequences.iter().map(|s| RnnInputBatch::new(s.as_ref(), option)).collect();
+        let mut states = vec![self.init_state(); sequences.len()];
+        let mut output = self.infer(&RnnInput::new(batches, token_chunk_size), &mut states)?.0;
+        if pool == Pool::Mean {
+            output.iter_mut().for_each(|rows| *rows = mean(rows, self.sizes.channels));
+        }
+        Ok(output)
     }
 
     /// Runs a request: sequence `b` goes on from `states[b]`, which then holds its new state.
@@ -317,6 +355,12 @@ impl Scratch<Cpu> {
             acts.resize(tokens);
         }
     }
+}
+
+/// Mean of the rows of `[T, C]`, `[C]`.
+fn mean(rows: &[f32], channels: usize) -> Vec<f32> {
+    let count = (rows.len() / channels) as f32;
+    (0..channels).map(|c| rows.iter().skip(c).step_by(channels).sum::<f32>() / count).collect()
 }
 
 /// A number that tells models apart: FNV-1a over the names, shapes, formats and sampled bytes of all tensors.
