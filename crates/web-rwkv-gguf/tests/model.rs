@@ -134,41 +134,53 @@ fn tokens(seed: u32, n: usize) -> Vec<u32> {
     let mut x = seed;
     let mut next = || {
         x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        1 + (x >> 8) % 8000
+        1 + (x >> 8) % 280
     };
     (0..n).map(|_| next()).collect()
 }
 
-fn close(a: &[f32], b: &[f32]) {
+fn close(a: &[f32], b: &[f32], limit: f64) {
     let nmse = nmse(a, &b.iter().map(|x| *x as f64).collect::<Vec<_>>());
-    assert!(nmse <= 1e-10, "{nmse:e}");
+    assert!(nmse <= limit, "{nmse:e}");
+}
+
+/// What different chunks of the same tokens may differ by in the embedded model: where a sum is in another
+/// order, an activation can fall on the next of its 2^16 steps.
+const STEP: f64 = 1e-7;
+
+/// Models, and what other chunks may change: floats have no steps.
+fn models() -> Vec<(Model, f64)> {
+    let floats = witness("f32.gguf").map(|path| (Model::open(path, Options::default()).unwrap(), 1e-10));
+    floats.into_iter().chain([(embedded(), STEP)]).collect()
 }
 
 #[test]
 fn chunk_length_does_not_matter() {
-    let model = embedded();
-    let tokens = tokens(1, 520);
-    let run = |size: usize| {
-        let mut states = [model.init_state()];
-        let input = RnnInput::new(vec![RnnInputBatch::new(tokens.clone(), RnnOption::Full)], size);
-        let logits = model.infer(&input, &mut states).unwrap().0.remove(0);
-        let [state] = states;
-        (logits, state)
-    };
-    let (logits, state) = run(1);
-    for size in [31, 32, 255, 256, 257, 512, 10_000] {
-        let (l, s) = run(size);
-        close(&l, &logits);
-        close(s.as_slice(), state.as_slice());
+    for (model, limit) in models() {
+        let tokens = tokens(1, 520);
+        let run = |size: usize| {
+            let mut states = [model.init_state()];
+            let input = RnnInput::new(vec![RnnInputBatch::new(tokens.clone(), RnnOption::Full)], size);
+            let logits = model.infer(&input, &mut states).unwrap().0.remove(0);
+            let [state] = states;
+            (logits, state)
+        };
+        let (logits, state) = run(1);
+        for size in [31, 32, 255, 256, 257, 512, 10_000] {
+            let (l, s) = run(size);
+            close(&l, &logits, limit);
+            close(s.as_slice(), state.as_slice(), limit);
+        }
     }
 }
 
 #[test]
 fn a_ragged_batch_in_permuted_slots_gives_what_single_runs_give() {
-    let model = embedded();
     let lengths = [3, 0, 17, 1, 64, 300];
     let sequences: Vec<_> = lengths.iter().enumerate().map(|(i, &n)| tokens(i as u32, n)).collect();
-    for order in [[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4]] {
+    for ((model, limit), order) in
+        models().iter().flat_map(|m| [(m, [0, 1, 2, 3, 4, 5]), (m, [5, 3, 1, 0, 2, 4])])
+    {
         let batches = order.map(|i| RnnInputBatch::new(sequences[i].clone(), RnnOption::Last)).to_vec();
         let mut states: Vec<_> = order.iter().map(|_| model.init_state()).collect();
         let output = model.infer(&RnnInput::new(batches, 100), &mut states).unwrap();
@@ -178,8 +190,8 @@ fn a_ragged_batch_in_permuted_slots_gives_what_single_runs_give() {
             if lengths[i] == 0 {
                 assert!(output.0[slot].is_empty() && states[slot] == model.init_state());
             } else {
-                close(&output.0[slot], &single);
-                close(states[slot].as_slice(), state.as_slice());
+                close(&output.0[slot], &single, *limit);
+                close(states[slot].as_slice(), state.as_slice(), *limit);
             }
         }
     }
@@ -222,7 +234,7 @@ fn hidden_vectors_are_those_that_the_head_reads() {
     assert_eq!(full.len(), 9 * c);
     assert_eq!(full[8 * c..], last);
     let (full, last) = (run(RnnOption::Full), run(RnnOption::Last));
-    close(&full[8 * model.info().num_vocab..], &last);
+    close(&full[8 * model.info().num_vocab..], &last, STEP);
 }
 
 #[test]
@@ -234,11 +246,11 @@ fn pools_are_of_the_hidden_vectors() {
     let (last, mean, every) = (embed(Pool::Last), embed(Pool::Mean), embed(Pool::None));
     for i in 0..sequences.len() {
         let full = model.run(&sequences[i], RnnOption::EmbedFull, &mut model.init_state()).unwrap();
-        close(&every[i], &full);
+        close(&every[i], &full, STEP);
         assert_eq!(last[i], every[i][every[i].len() - c..]);
         let sum = |j: usize| full.chunks(c).map(|row| f64::from(row[j])).sum::<f64>();
         let want: Vec<f32> = (0..c).map(|j| (sum(j) / sequences[i].len() as f64) as f32).collect();
-        close(&mean[i], &want);
+        close(&mean[i], &want, STEP);
     }
     assert!(model.embed(&[vec![1], vec![]], Pool::Last, 16).unwrap_err().to_string().contains("sequence 1"));
 }

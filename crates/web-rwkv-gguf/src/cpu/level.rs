@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::format::{Bytes, Portable};
+
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -50,6 +52,19 @@ impl Level {
         [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(|l| l.is_available()).unwrap_or(Self::Scalar)
     }
 
+    /// Tokens of a tile, see [`Vector::TOKENS`].
+    pub(super) fn tokens(self) -> usize {
+        struct Tokens;
+        impl Kernel for Tokens {
+            type Output = usize;
+            #[inline(always)]
+            unsafe fn run<V: Vector>(self) -> usize {
+                V::TOKENS
+            }
+        }
+        dispatch(self, Tokens)
+    }
+
     /// The level of this name: `scalar`, `avx2`, `avx512` or `neon`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|l| l.to_string() == name)
@@ -67,200 +82,423 @@ impl fmt::Display for Level {
     }
 }
 
-/// A register of f32 lanes.
+/// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes or pairs of i16.
 ///
 /// # Safety
-/// The methods may be called only where the CPU has the instruction set, that is inside [`dispatch`].
+/// The functions may be called only where the CPU has the instruction set, that is inside [`dispatch`], and
+/// pointers must be good for a register of what they point to.
 pub(super) trait Vector: Copy {
+    type Int: Copy;
+    type Bytes: Bytes;
     const LANES: usize;
-    /// Rows and tokens of the accumulator tile of a product that the registers hold.
-    const TILE: (usize, usize);
+    /// Tokens of a tile of a product: as many as there are registers for.
+    const TOKENS: usize;
+    /// Runs a kernel in a function of its own, which the compiler gives all the registers.
+    unsafe fn call<K: Kernel>(k: K) -> K::Output;
     unsafe fn splat(x: f32) -> Self;
+    /// `a` in the lower half of the lanes, `b` in the upper.
+    unsafe fn halves(a: f32, b: f32) -> Self;
     unsafe fn load(x: *const f32) -> Self;
-    /// `LANES` signed bytes as floats.
-    unsafe fn load_i8(x: *const i8) -> Self;
-    unsafe fn store(self, y: *mut f32);
-    unsafe fn mul(self, b: Self) -> Self;
-    /// `a · b + self`
-    unsafe fn fma(self, a: Self, b: Self) -> Self;
-    unsafe fn sum(self) -> f32;
+    unsafe fn store(y: *mut f32, x: Self);
+    unsafe fn mul(a: Self, b: Self) -> Self;
+    /// `a · b + c`
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
+    unsafe fn sum(x: Self) -> f32;
+    /// `max(a, |x|)`
+    unsafe fn max_abs(a: Self, x: Self) -> Self;
+    /// The largest lane.
+    unsafe fn largest(x: Self) -> f32;
+    /// Writes the lanes, which fit, as whole numbers.
+    unsafe fn store_codes(y: *mut i16, x: Self);
+    unsafe fn zero() -> Self::Int;
+    unsafe fn load_pairs(x: *const i16) -> Self::Int;
+    unsafe fn store_pairs(y: *mut i16, x: Self::Int);
+    /// The same pair in every lane.
+    unsafe fn splat_pair(x: *const i16) -> Self::Int;
+    /// `2 · LANES` signed bytes as pairs.
+    unsafe fn widen(x: *const i8) -> Self::Int;
+    /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
+    unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
+    /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
+    unsafe fn dot(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
+    unsafe fn to_float(x: Self::Int) -> Self;
+    /// Asks for the line of the cache at x, which need not be there.
+    unsafe fn prefetch(x: *const u8);
 }
 
 /// Work that is compiled for each instruction set. `run` must be `#[inline(always)]`.
 pub(super) trait Kernel {
-    unsafe fn run<V: Vector>(self);
+    type Output;
+    unsafe fn run<V: Vector>(self) -> Self::Output;
 }
 
 /// Runs a kernel at a level, which the machine must have; scalar runs it on single floats.
-pub(super) fn dispatch(level: Level, k: impl Kernel) {
-    assert!(level.is_available());
-    // SAFETY: the machine has the level's instructions.
+pub(super) fn dispatch<K: Kernel>(level: Level, k: K) -> K::Output {
+    debug_assert!(level.is_available());
+    // SAFETY: a model is opened only at a level that the machine has.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => x86::avx2(k),
+            Level::Avx2 => <std::arch::x86_64::__m256 as Vector>::call(k),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => x86::avx512(k),
+            Level::Avx512 => <std::arch::x86_64::__m512 as Vector>::call(k),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => k.run::<std::arch::aarch64::float32x4_t>(),
-            _ => k.run::<f32>(),
+            Level::Neon => <std::arch::aarch64::float32x4_t as Vector>::call(k),
+            _ => f32::call(k),
         }
     }
 }
 
+/// Functions of registers: the caller has the instructions, and gives places that may be read or written.
+macro_rules! functions {
+    ($(fn $name:ident($($x:tt)*) $(-> $out:ty)? = $body:expr;)*) => {
+        $(#[inline(always)]
+        #[allow(unused_unsafe)] // some need no instructions
+        unsafe fn $name($($x)*) $(-> $out)? {
+            // SAFETY: as above.
+            unsafe { $body }
+        })*
+    };
+}
+
+/// `Vector::call` with instructions enabled.
+macro_rules! call {
+    ($($features:literal)?) => {
+        #[inline(always)]
+        unsafe fn call<K: Kernel>(k: K) -> K::Output {
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
+            unsafe fn call<V: Vector, K: Kernel>(k: K) -> K::Output {
+                // SAFETY: this function has the features.
+                unsafe { k.run::<V>() }
+            }
+            // SAFETY: the CPU has the features.
+            unsafe { call::<Self, K>(k) }
+        }
+    };
+}
+
 impl Vector for f32 {
+    type Int = i32;
+    type Bytes = Portable;
     const LANES: usize = 1;
-    const TILE: (usize, usize) = (2, 2);
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        x
+    const TOKENS: usize = 1;
+    call! {}
+    functions! {
+    fn splat(x: f32) -> f32 = x;
+    fn halves(a: f32, _b: f32) -> f32 = a;
+    fn load(x: *const f32) -> f32 = *x;
+    fn store(y: *mut f32, x: f32) = *y = x;
+    fn mul(a: f32, b: f32) -> f32 = a * b;
+    fn fma(a: f32, b: f32, c: f32) -> f32 = a * b + c;
+    fn sum(x: f32) -> f32 = x;
+    fn max_abs(a: f32, x: f32) -> f32 = a.max(x.abs());
+    fn largest(x: f32) -> f32 = x;
+    fn store_codes(y: *mut i16, x: f32) = *y = x.round_ties_even() as i16;
+    fn zero() -> i32 = 0;
+    fn load_pairs(x: *const i16) -> i32 = x.cast::<i32>().read_unaligned();
+    fn store_pairs(y: *mut i16, x: i32) = y.cast::<i32>().write_unaligned(x);
+    fn splat_pair(x: *const i16) -> i32 = x.cast::<i32>().read_unaligned();
+    fn widen(x: *const i8) -> i32 = pair(*x, *x.add(1));
+    fn widen_quads(x: *const i8) -> [i32; 2] = [pair(*x, *x.add(1)), pair(*x.add(2), *x.add(3))];
+    fn dot(a: i32, b: i32, c: i32) -> i32 = a as i16 as i32 * b as i16 as i32 + (a >> 16) * (b >> 16) + c;
+    fn to_float(x: i32) -> f32 = x as f32;
+        fn prefetch(_x: *const u8) = ();
     }
-    #[inline(always)]
-    unsafe fn load(x: *const f32) -> Self {
-        // SAFETY: the caller gives a readable float.
-        unsafe { *x }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(x: *const i8) -> Self {
-        // SAFETY: the caller gives a readable byte.
-        unsafe { *x as f32 }
-    }
-    #[inline(always)]
-    unsafe fn store(self, y: *mut f32) {
-        // SAFETY: the caller gives a writable float.
-        unsafe { *y = self }
-    }
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        self * b
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        a * b + self
-    }
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        self
-    }
+}
+
+fn pair(a: i8, b: i8) -> i32 {
+    a as i16 as u16 as i32 | (b as i32) << 16
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Vector};
-    use std::arch::x86_64::*;
+    use super::{Bytes, Kernel, Vector};
+    use std::arch::{asm, x86_64::*};
 
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn avx2(k: impl Kernel) {
-        // SAFETY: this function has the features.
-        unsafe { k.run::<__m256>() }
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    pub(super) unsafe fn avx512(k: impl Kernel) {
-        // SAFETY: this function has the features.
-        unsafe { k.run::<__m512>() }
-    }
-
-    macro_rules! vector {
-        ($t:ty, $lanes:literal, $tile:expr, $splat:ident $load:ident $load_i8:expr, $store:ident $mul:ident $fma:ident $sum:expr) => {
-            impl Vector for $t {
-                const LANES: usize = $lanes;
-                const TILE: (usize, usize) = $tile;
-                #[inline(always)]
-                unsafe fn splat(x: f32) -> Self {
-                    // SAFETY: the caller has the feature, here and below.
-                    unsafe { $splat(x) }
-                }
-                #[inline(always)]
-                unsafe fn load(x: *const f32) -> Self {
-                    // SAFETY: and gives readable floats.
-                    unsafe { $load(x) }
-                }
-                #[inline(always)]
-                unsafe fn load_i8(x: *const i8) -> Self {
-                    // SAFETY: and gives readable bytes.
-                    unsafe { $load_i8(x) }
-                }
-                #[inline(always)]
-                unsafe fn store(self, y: *mut f32) {
-                    // SAFETY: and gives writable floats.
-                    unsafe { $store(y, self) }
-                }
-                #[inline(always)]
-                unsafe fn mul(self, b: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $mul(self, b) }
-                }
-                #[inline(always)]
-                unsafe fn fma(self, a: Self, b: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $fma(a, b, self) }
-                }
-                #[inline(always)]
-                unsafe fn sum(self) -> f32 {
-                    // SAFETY: as above.
-                    unsafe { $sum(self) }
-                }
-            }
-        };
-    }
-
-    /// Sum of the lanes of `__m256`.
-    #[inline(always)]
-    unsafe fn sum256(x: __m256) -> f32 {
-        // SAFETY: the caller has AVX.
-        unsafe {
-            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    impl Vector for __m256 {
+        type Int = __m256i;
+        type Bytes = __m256i;
+        const LANES: usize = 8;
+        const TOKENS: usize = 2;
+        call! { "avx2,fma,f16c" }
+        functions! {
+            fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+            fn halves(a: f32, b: f32) -> __m256 = _mm256_set_m128(_mm_set1_ps(b), _mm_set1_ps(a));
+            fn load(x: *const f32) -> __m256 = _mm256_loadu_ps(x);
+            fn store(y: *mut f32, x: __m256) = _mm256_storeu_ps(y, x);
+            fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+            fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+            fn sum(x: __m256) -> f32 = {
+                let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+                let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+            };
+            fn max_abs(a: __m256, x: __m256) -> __m256 = _mm256_max_ps(a, _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
+            fn largest(x: __m256) -> f32 = {
+                let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+                let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+            };
+            fn store_codes(y: *mut i16, x: __m256) = {
+                let x = _mm256_cvtps_epi32(x);
+                _mm_storeu_si128(y.cast(), _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+            };
+            fn zero() -> __m256i = _mm256_setzero_si256();
+            fn load_pairs(x: *const i16) -> __m256i = _mm256_loadu_si256(x.cast());
+            fn store_pairs(y: *mut i16, x: __m256i) = _mm256_storeu_si256(y.cast(), x);
+            fn splat_pair(x: *const i16) -> __m256i = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            fn widen(x: *const i8) -> __m256i = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.cast()));
+            fn widen_quads(x: *const i8) -> [__m256i; 2] = {
+                // Each byte to the top of a 16-bit half, from where it is shifted down with its sign.
+                let x = _mm256_loadu_si256(x.cast());
+                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+                let last = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+                let pairs = |bytes| _mm256_srai_epi16(_mm256_shuffle_epi8(x, bytes), 8);
+                [pairs(first), pairs(last)]
+            };
+            fn dot(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
+            fn to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
+            fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
         }
     }
 
-    vector!(__m256, 8, (3, 4), _mm256_set1_ps _mm256_loadu_ps |x: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast()))), _mm256_storeu_ps _mm256_mul_ps _mm256_fmadd_ps sum256);
-    vector!(__m512, 16, (4, 6), _mm512_set1_ps _mm512_loadu_ps |x: *const i8| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.cast()))), _mm512_storeu_ps _mm512_mul_ps _mm512_fmadd_ps _mm512_reduce_add_ps);
+    impl Bytes for __m256i {
+        functions! {
+            fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
+            fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
+            fn bits(self, shift: u32, mask: u8) -> Self = {
+                let x = _mm256_srl_epi16(self, _mm_cvtsi32_si128(shift as i32));
+                _mm256_and_si256(x, _mm256_set1_epi8(mask as i8))
+            };
+            fn or(self, x: Self, shift: u32) -> Self =
+                _mm256_or_si256(self, _mm256_sll_epi16(x, _mm_cvtsi32_si128(shift as i32)));
+            fn less(self, n: u8) -> Self = _mm256_sub_epi8(self, _mm256_set1_epi8(n as i8));
+            fn nibbles(x: &[u8; 16]) -> Self = {
+                let x = _mm_loadu_si128(x.as_ptr().cast());
+                _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))
+            };
+            fn spread(bits: [u8; 4]) -> Self = {
+                let x = _mm256_set1_epi32(i32::from_le_bytes(bits));
+                let bytes = _mm256_setr_epi64x(0, each(1), each(2), each(3));
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+                let x = _mm256_and_si256(_mm256_shuffle_epi8(x, bytes), bit);
+                _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(1))
+            };
+            fn lookup(self, table: &[i8; 16]) -> Self = {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                _mm256_shuffle_epi8(table, self)
+            };
+        }
+    }
+
+    /// The same byte eight times.
+    const fn each(byte: u8) -> i64 {
+        i64::from_le_bytes([byte; 8])
+    }
+
+    /// The intrinsic would be taken apart again by LLVM, into a product and a sum, which is half as fast.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn dpwssd(a: __m512i, b: __m512i, mut sum: __m512i) -> __m512i {
+        // SAFETY: the instruction works on these registers only.
+        unsafe {
+            asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sum
+    }
+
+    impl Vector for __m512 {
+        type Int = __m512i;
+        type Bytes = __m256i;
+        const LANES: usize = 16;
+        const TOKENS: usize = 6;
+        call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
+        functions! {
+            fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
+            fn halves(a: f32, b: f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b));
+            fn load(x: *const f32) -> __m512 = _mm512_loadu_ps(x);
+            fn store(y: *mut f32, x: __m512) = _mm512_storeu_ps(y, x);
+            fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+            fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+            fn sum(x: __m512) -> f32 = _mm512_reduce_add_ps(x);
+            fn max_abs(a: __m512, x: __m512) -> __m512 = _mm512_max_ps(a, _mm512_abs_ps(x));
+            fn largest(x: __m512) -> f32 = _mm512_reduce_max_ps(x);
+            fn store_codes(y: *mut i16, x: __m512) =
+                _mm256_storeu_si256(y.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+            fn zero() -> __m512i = _mm512_setzero_si512();
+            fn load_pairs(x: *const i16) -> __m512i = _mm512_loadu_si512(x.cast());
+            fn store_pairs(y: *mut i16, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
+            fn splat_pair(x: *const i16) -> __m512i = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            fn widen(x: *const i8) -> __m512i = _mm512_cvtepi8_epi16(_mm256_loadu_si256(x.cast()));
+            fn widen_quads(x: *const i8) -> [__m512i; 2] = {
+                let x = _mm512_loadu_si512(x.cast());
+                let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+                let last = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+                let pairs = |bytes| _mm512_srai_epi16(_mm512_shuffle_epi8(x, bytes), 8);
+                [pairs(first), pairs(last)]
+            };
+            fn dot(a: __m512i, b: __m512i, c: __m512i) -> __m512i = dpwssd(a, b, c);
+            fn to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
+            fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
+        }
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
-impl Vector for std::arch::aarch64::float32x4_t {
-    const LANES: usize = 4;
-    const TILE: (usize, usize) = (4, 6);
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: aarch64 has NEON, here and below.
-        unsafe { std::arch::aarch64::vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(x: *const f32) -> Self {
-        // SAFETY: and the caller gives readable floats.
-        unsafe { std::arch::aarch64::vld1q_f32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(x: *const i8) -> Self {
-        use std::arch::aarch64::{vcreate_s8, vcvtq_f32_s32, vget_low_s16, vmovl_s8, vmovl_s16};
-        // SAFETY: and the caller gives four readable bytes.
-        unsafe {
-            let bytes = vcreate_s8(x.cast::<u32>().read_unaligned() as u64);
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+mod arm {
+    use super::{Bytes, Kernel, Vector};
+    use std::arch::{aarch64::*, asm};
+
+    impl Vector for float32x4_t {
+        type Int = int32x4_t;
+        type Bytes = uint8x16x2_t;
+        const LANES: usize = 4;
+        const TOKENS: usize = 6;
+        call! { "neon" }
+        functions! {
+            fn splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
+            fn halves(a: f32, b: f32) -> float32x4_t = vcombine_f32(vdup_n_f32(a), vdup_n_f32(b));
+            fn load(x: *const f32) -> float32x4_t = vld1q_f32(x);
+            fn store(y: *mut f32, x: float32x4_t) = vst1q_f32(y, x);
+            fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+            fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+            fn sum(x: float32x4_t) -> f32 = vaddvq_f32(x);
+            fn max_abs(a: float32x4_t, x: float32x4_t) -> float32x4_t = vmaxq_f32(a, vabsq_f32(x));
+            fn largest(x: float32x4_t) -> f32 = vmaxvq_f32(x);
+            fn store_codes(y: *mut i16, x: float32x4_t) = vst1_s16(y, vmovn_s32(vcvtnq_s32_f32(x)));
+            fn zero() -> int32x4_t = vdupq_n_s32(0);
+            fn load_pairs(x: *const i16) -> int32x4_t = vreinterpretq_s32_s16(vld1q_s16(x));
+            fn store_pairs(y: *mut i16, x: int32x4_t) = vst1q_s16(y, vreinterpretq_s16_s32(x));
+            fn splat_pair(x: *const i16) -> int32x4_t = vdupq_n_s32(x.cast::<i32>().read_unaligned());
+            fn widen(x: *const i8) -> int32x4_t = vreinterpretq_s32_s16(vmovl_s8(vld1_s8(x)));
+            fn widen_quads(x: *const i8) -> [int32x4_t; 2] = {
+                let x = vld1q_s8(x);
+                let a = vreinterpretq_s32_s16(vmovl_s8(vget_low_s8(x)));
+                let b = vreinterpretq_s32_s16(vmovl_high_s8(x));
+                [vuzp1q_s32(a, b), vuzp2q_s32(a, b)]
+            };
+            fn dot(a: int32x4_t, b: int32x4_t, c: int32x4_t) -> int32x4_t = {
+                let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+                let (low, high) = (vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+                vaddq_s32(c, vpaddq_s32(low, high))
+            };
+            fn to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
+            fn prefetch(x: *const u8) = asm!("prfm pldl1keep, [{}]", in(reg) x, options(nostack, preserves_flags));
         }
     }
-    #[inline(always)]
-    unsafe fn store(self, y: *mut f32) {
-        // SAFETY: and the caller gives writable floats.
-        unsafe { std::arch::aarch64::vst1q_f32(y, self) }
+
+    impl Bytes for uint8x16x2_t {
+        functions! {
+            fn load(x: &[u8; 32]) -> Self = vld1q_u8_x2(x.as_ptr());
+            fn store(self, y: &mut [u8; 32]) = vst1q_u8_x2(y.as_mut_ptr(), self);
+            fn bits(self, shift: u32, mask: u8) -> Self = {
+                let (shift, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
+                uint8x16x2_t(vandq_u8(vshlq_u8(self.0, shift), mask), vandq_u8(vshlq_u8(self.1, shift), mask))
+            };
+            fn or(self, x: Self, shift: u32) -> Self = {
+                let shift = vdupq_n_s8(shift as i8);
+                uint8x16x2_t(vorrq_u8(self.0, vshlq_u8(x.0, shift)), vorrq_u8(self.1, vshlq_u8(x.1, shift)))
+            };
+            fn less(self, n: u8) -> Self =
+                uint8x16x2_t(vsubq_u8(self.0, vdupq_n_u8(n)), vsubq_u8(self.1, vdupq_n_u8(n)));
+            fn nibbles(x: &[u8; 16]) -> Self = {
+                let x = vld1q_u8(x.as_ptr());
+                uint8x16x2_t(vandq_u8(x, vdupq_n_u8(15)), vshrq_n_u8(x, 4))
+            };
+            fn spread(bits: [u8; 4]) -> Self = {
+                let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+                let spread = |a, b| vtstq_u8(vcombine_u8(vdup_n_u8(a), vdup_n_u8(b)), bit);
+                let (a, b) = (spread(bits[0], bits[1]), spread(bits[2], bits[3]));
+                uint8x16x2_t(vandq_u8(a, vdupq_n_u8(1)), vandq_u8(b, vdupq_n_u8(1)))
+            };
+            fn lookup(self, table: &[i8; 16]) -> Self = {
+                let table = vreinterpretq_u8_s8(vld1q_s8(table.as_ptr()));
+                uint8x16x2_t(vqtbl1q_u8(table, self.0), vqtbl1q_u8(table, self.1))
+            };
+        }
     }
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { std::arch::aarch64::vmulq_f32(self, b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every function of a level beside what its documentation says, on numbers that tell the lanes apart.
+    struct Functions;
+
+    impl Kernel for Functions {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<V: Vector>(self) {
+            let x: Vec<f32> = (0..16).map(|i| i as f32 - 5.5).collect();
+            let p: Vec<i16> = (0..32).map(|i| (i * 2001 - 32000) as i16).collect();
+            let q: Vec<i8> = (0..64).map(|i| (i * 37 - 128) as i8).collect();
+            let n = V::LANES;
+            // SAFETY: the arrays are as long as the longest register.
+            unsafe {
+                let floats = |v: V| {
+                    let mut y = [f32::NAN; 16];
+                    V::store(y.as_mut_ptr(), v);
+                    assert!(y[n..].iter().all(|y| y.is_nan()));
+                    y[..n].to_vec()
+                };
+                let pairs = |v: V::Int| {
+                    let mut y = [7; 34];
+                    V::store_pairs(y.as_mut_ptr(), v);
+                    assert!(y[2 * n..].iter().all(|y| *y == 7));
+                    y[..2 * n].to_vec()
+                };
+                let wide = |i: usize| i16::from(q[i]);
+                let a = V::load(x.as_ptr());
+                assert_eq!(
+                    floats(V::mul(a, V::splat(2.0))),
+                    x[..n].iter().map(|x| x * 2.0).collect::<Vec<_>>()
+                );
+                assert_eq!(
+                    floats(V::fma(a, a, V::splat(0.5))),
+                    x[..n].iter().map(|x| x * x + 0.5).collect::<Vec<_>>()
+                );
+                assert_eq!(V::sum(a), x[..n].iter().sum::<f32>());
+                let magnitudes: Vec<f32> = x[..n].iter().map(|x| x.abs().max(2.0)).collect();
+                assert_eq!(floats(V::max_abs(V::splat(2.0), a)), magnitudes);
+                assert_eq!(V::largest(a), x[n - 1]);
+                let mut codes = [7; 18];
+                V::store_codes(codes.as_mut_ptr(), a);
+                let whole = x[..n].iter().map(|x| x.round_ties_even() as i16).chain([7]);
+                assert_eq!(codes[..=n], whole.collect::<Vec<_>>());
+                if n > 1 {
+                    let both = [vec![1.5; n / 2], vec![2.5; n / 2]].concat();
+                    assert_eq!(floats(V::halves(1.5, 2.5)), both);
+                }
+                assert_eq!(pairs(V::load_pairs(p.as_ptr())), p[..2 * n]);
+                assert_eq!(pairs(V::splat_pair(p[3..].as_ptr())), [p[3], p[4]].repeat(n));
+                assert_eq!(pairs(V::zero()), vec![0; 2 * n]);
+                assert_eq!(pairs(V::widen(q.as_ptr())), (0..2 * n).map(wide).collect::<Vec<_>>());
+                for (half, v) in V::widen_quads(q.as_ptr()).into_iter().enumerate() {
+                    let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
+                    assert_eq!(pairs(v), want.collect::<Vec<_>>());
+                }
+                let (a, b) = (V::load_pairs(p.as_ptr()), V::widen(q.as_ptr()));
+                let dot = |i: usize| {
+                    i32::from(p[2 * i]) * i32::from(q[2 * i])
+                        + i32::from(p[2 * i + 1]) * i32::from(q[2 * i + 1])
+                };
+                let want: Vec<f32> = (0..n).map(|i| 2.0 * dot(i) as f32).collect();
+                assert_eq!(floats(V::to_float(V::dot(b, a, V::dot(a, b, V::zero())))), want);
+            }
+        }
     }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { std::arch::aarch64::vfmaq_f32(self, a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: as above.
-        unsafe { std::arch::aarch64::vaddvq_f32(self) }
+
+    #[test]
+    fn every_function_does_what_it_says() {
+        for &level in Level::ALL {
+            if level.is_available() {
+                dispatch(level, Functions);
+            } else {
+                println!("skipped {level}: this machine does not have it");
+            }
+        }
     }
 }

@@ -1,8 +1,13 @@
 //! The CPU executor.
 
+#[cfg(test)]
+mod cases;
+mod dot;
 mod level;
+mod math;
 mod pool;
 mod project;
+mod rows;
 mod scalar;
 mod wkv7;
 
@@ -16,6 +21,7 @@ use crate::{
     state::State,
 };
 use pool::Pool;
+use rows::{Decay, Keys, Mix, Residual, row};
 
 /// Products of fewer operations than this are not worth waking other threads.
 const SMALL: usize = 1 << 15;
@@ -75,31 +81,42 @@ impl Acts {
     }
 
     /// A view through which several threads may write different places.
-    fn shared(&mut self) -> Shared {
-        Shared { data: self.data.as_mut_ptr(), width: self.width }
+    fn shared(&mut self) -> Shared<f32> {
+        Shared::new(&mut self.data, self.width)
     }
 }
 
 /// Activations that tasks write to, each to places of its own.
-#[derive(Clone, Copy)]
-struct Shared {
-    data: *mut f32,
+struct Shared<T> {
+    data: *mut T,
     width: usize,
 }
 
-// SAFETY: whoever makes slices of it answers for their being disjoint.
-unsafe impl Sync for Shared {}
-// SAFETY: as above.
-unsafe impl Send for Shared {}
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-impl Shared {
+impl<T> Copy for Shared<T> {}
+
+// SAFETY: whoever makes slices of it answers for their being disjoint.
+unsafe impl<T> Sync for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Send for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn new(data: &mut [T], width: usize) -> Self {
+        Self { data: data.as_mut_ptr(), width }
+    }
+
     /// Part `at..at + len` of row `t`.
     ///
     /// # Safety
     /// It must lie inside, and no other slice that lives meanwhile may overlap it.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, t: usize, at: usize, len: usize) -> &mut [f32] {
+    unsafe fn part(&self, t: usize, at: usize, len: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(t * self.width + at), len) }
     }
@@ -116,6 +133,10 @@ impl Cpu {
 
     pub(crate) fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    fn norm(&self, norm: &Norm<Self>, x: &[f32], y: &mut [f32]) {
+        row(self.level, rows::Norm { weight: &norm.weight, bias: &norm.bias, eps: norm.eps, x, y });
     }
 
     /// Runs `f` once for each of `n` rows of `work` operations, in parallel if that is worth it.
@@ -136,9 +157,9 @@ impl Ops for Cpu {
         self.each(tokens.len(), 8 * emb.columns, |t| {
             // SAFETY: each task has tokens of its own.
             let x = unsafe { x.part(t, 0, x.width) };
-            let mut row = vec![0.0; x.len()];
-            emb.row(tokens[t] as usize, &mut row);
-            scalar::norm(&ln0.weight, &ln0.bias, ln0.eps, &row, x);
+            let mut values = vec![0.0; x.len()];
+            emb.row(tokens[t] as usize, &mut values);
+            self.norm(ln0, &values, x);
         });
     }
 
@@ -157,7 +178,7 @@ impl Ops for Cpu {
         self.each(x.tokens(), 8 * x.width, |t| {
             // SAFETY: each task has tokens of its own.
             let out = unsafe { out.part(t, 0, x.width) };
-            scalar::norm(&norm.weight, &norm.bias, norm.eps, x.row(t), out);
+            self.norm(norm, x.row(t), out);
         });
         let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
         for seq in seqs.iter().filter(|s| s.len > 0) {
@@ -172,9 +193,7 @@ impl Ops for Cpu {
                 for (y, mix) in y.iter().zip(mix) {
                     // SAFETY: each task has tokens of its own.
                     let y = unsafe { y.part(t, 0, h.len()) };
-                    for c in 0..h.len() {
-                        y[c] = h[c] + mix[c] * (before[c] - h[c]);
-                    }
+                    row(self.level, Mix { mix, h, before, y });
                 }
             });
             last.copy_from_slice(h.row(seq.start + seq.len - 1));
@@ -204,27 +223,12 @@ impl Ops for Cpu {
             // SAFETY: each task has tokens of its own.
             let [w, a, k, v, kk, v_first] = [w, a, k, v, kk, v_first]
                 .map(|x| unsafe { std::slice::from_raw_parts_mut(x.data.add(i * x.width), x.width) });
-            for c in 0..w.len() {
-                w[c] = (-(-0.5f32).exp() * scalar::sigmoid(p.w0[c] + w[c])).exp();
-                a[c] = scalar::sigmoid(p.a0[c] + a[c]);
-            }
+            row(self.level, Decay { w0: &p.w0, w });
             match &p.v {
                 None => v_first.copy_from_slice(v),
-                Some((v0, _)) => {
-                    let nu = t.nu.row(i);
-                    for c in 0..v.len() {
-                        v[c] += (v_first[c] - v[c]) * scalar::sigmoid(v0[c] + nu[c]);
-                    }
-                }
+                Some((v0, _)) => row(self.level, Residual { v0, nu: t.nu.row(i), v_first, v }),
             }
-            for c in 0..k.len() {
-                kk[c] = k[c] * p.k_k[c];
-                k[c] *= 1.0 + (a[c] - 1.0) * p.k_a[c];
-            }
-            for kk in kk.chunks_exact_mut(head_size) {
-                let norm = kk.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-                kk.iter_mut().for_each(|x| *x /= norm);
-            }
+            row(self.level, Keys { a0: &p.a0, k_k: &p.k_k, k_a: &p.k_a, head_size, a, k, kk });
         });
     }
 
@@ -245,7 +249,7 @@ impl Ops for Cpu {
     fn norm_rows(&self, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
         y.resize(rows.len());
         for (i, &t) in rows.iter().enumerate() {
-            scalar::norm(&norm.weight, &norm.bias, norm.eps, x.row(t), y.row_mut(i));
+            self.norm(norm, x.row(t), y.row_mut(i));
         }
     }
 }

@@ -1,38 +1,26 @@
-//! The specification of every kernel: plain loops, one operation a function.
+//! The specification of the kernels of products and of the recurrence: plain loops.
 
 use crate::{
     batch::Sequence,
     ops::{Act, Product},
 };
 
-use super::{Acts, Cpu, Matrix};
+use super::{
+    Acts, Cpu, Matrix,
+    math::{Exact, Math},
+};
 
-/// `y = (x − mean) / √(var + eps) · weight + bias`
-pub(super) fn norm(weight: &[f32], bias: &[f32], eps: f32, x: &[f32], y: &mut [f32]) {
-    let n = x.len() as f32;
-    let mean = x.iter().sum::<f32>() / n;
-    let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
-    let scale = 1.0 / (var + eps).sqrt();
-    for (i, y) in y.iter_mut().enumerate() {
-        *y = (x[i] - mean) * scale * weight[i] + bias[i];
-    }
-}
-
-/// `σ(x)`
-pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// Puts the sum of a product through its activation and writes it.
+/// Puts sums of a product through its activation and writes them.
 #[inline(always)]
-pub(super) fn write(act: Act, sum: f32, y: &mut f32) {
-    *y = match act {
-        Act::Id => sum,
-        Act::Tanh => sum.tanh(),
-        Act::Sigmoid => sigmoid(sum),
-        Act::SquaredRelu => sum.max(0.0) * sum.max(0.0),
-        Act::Add => *y + sum,
-    };
+pub(super) fn write<M: Math>(act: Act, sums: &[f32], y: &mut [f32]) {
+    let each = sums.iter().zip(y);
+    match act {
+        Act::Id => each.for_each(|(sum, y)| *y = *sum),
+        Act::Tanh => each.for_each(|(sum, y)| *y = M::tanh(*sum)),
+        Act::Sigmoid => each.for_each(|(sum, y)| *y = M::sigmoid(*sum)),
+        Act::SquaredRelu => each.for_each(|(sum, y)| *y = sum.max(0.0) * sum.max(0.0)),
+        Act::Add => each.for_each(|(sum, y)| *y += sum),
+    }
 }
 
 /// `y = act(W x)`, sums in f64.
@@ -43,7 +31,7 @@ pub(super) fn project(product: &mut Product<'_, Cpu>) {
         product.w.row(i, &mut row);
         for t in 0..product.x.tokens() {
             let sum: f64 = row.iter().zip(product.x.row(t)).map(|(w, x)| *w as f64 * *x as f64).sum();
-            write(product.act, sum as f32, &mut product.y.row_mut(t)[i]);
+            write::<Exact>(product.act, &[sum as f32], &mut product.y.row_mut(t)[i..=i]);
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::{
     batch::Sequence,
-    ops::{Heads, Norm},
+    ops::{self, Heads},
     state::State,
 };
 
 use super::{
     Acts, Cpu, Level, Shared,
     level::{Kernel, Vector, dispatch},
+    math::{Exact, Fast, Math},
+    rows::{Norm, ReadOut, Row},
     scalar,
 };
 
@@ -18,7 +20,7 @@ pub(super) fn wkv7(
     seqs: &[Sequence],
     states: &mut [State],
     layer: usize,
-    norm: &Norm<Cpu>,
+    norm: &ops::Norm<Cpu>,
     r_k: &[f32],
     n: usize,
     t: &Heads<Cpu>,
@@ -29,7 +31,7 @@ pub(super) fn wkv7(
     let seqs: Vec<_> = seqs
         .iter()
         .filter(|seq| seq.len > 0)
-        .map(|&seq| (seq, Shared { data: states[seq.slot].layer(layer).1.as_mut_ptr(), width: c }))
+        .map(|&seq| (seq, Shared::new(states[seq.slot].layer(layer).1, c)))
         .collect();
     let y = y.shared();
     let work = t.r.tokens() * c * n * 8 / (seqs.len() * heads).max(1);
@@ -43,25 +45,11 @@ pub(super) fn wkv7(
             // SAFETY: each task has a head of a state of its own, here and below.
             s.copy_from_slice(unsafe { state.part(j, at, n) });
         }
-        let read_out = |i: usize, sum: &[f32]| {
-            // SAFETY: as above.
-            let y = unsafe { y.part(i, at, n) };
-            scalar::norm(&norm.weight[at..], &norm.bias[at..], norm.eps, sum, y);
-            let part = |x: &'_ [f32]| -> *const f32 { x[at..at + n].as_ptr() };
-            let of = |x: *const f32, j: usize| -> f32 {
-                // SAFETY: `part` checked that n values stand there.
-                unsafe { *x.add(j) }
-            };
-            let (r, k, v, g) = (part(t.r.row(i)), part(t.k.row(i)), part(t.v.row(i)), part(t.g.row(i)));
-            let bonus: f32 = (0..n).map(|j| of(r, j) * of(k, j) * r_k[at + j]).sum();
-            for (j, y) in y.iter_mut().enumerate() {
-                *y = (*y + bonus * of(v, j)) * of(g, j);
-            }
-        };
+        let out = Out { norm, r_k, t, y, at, n };
         if cpu.level() == Level::Scalar {
-            scalar::wkv7(seq, &head, &mut s, n, read_out);
+            scalar::wkv7(seq, &head, &mut s, n, |i, x| out.write::<Exact>(i, x));
         } else {
-            dispatch(cpu.level(), Recurrence { seq, head, s: &mut s, read_out });
+            dispatch(cpu.level(), Recurrence { seq, head, s: &mut s, out });
         }
         for (j, s) in s.chunks_exact(n).enumerate() {
             // SAFETY: as above.
@@ -70,14 +58,44 @@ pub(super) fn wkv7(
     });
 }
 
-struct Recurrence<'a, F> {
+/// What becomes of the head's read-out.
+struct Out<'a> {
+    norm: &'a ops::Norm<Cpu>,
+    r_k: &'a [f32],
+    t: &'a Heads<Cpu>,
+    y: Shared<f32>,
+    at: usize,
+    n: usize,
+}
+
+impl Out<'_> {
+    #[inline(always)]
+    fn write<M: Math>(&self, i: usize, x: &[f32]) {
+        let (head, t) = (self.at..self.at + self.n, self.t);
+        // SAFETY: this task alone has this head of this token.
+        let y = unsafe { self.y.part(i, self.at, self.n) };
+        let (weight, bias) = (&self.norm.weight[head.clone()], &self.norm.bias[head.clone()]);
+        ReadOut {
+            norm: Norm { weight, bias, eps: self.norm.eps, x, y },
+            r: &t.r.row(i)[head.clone()],
+            k: &t.k.row(i)[head.clone()],
+            r_k: &self.r_k[head.clone()],
+            v: &t.v.row(i)[head.clone()],
+            g: &t.g.row(i)[head],
+        }
+        .run::<M>();
+    }
+}
+
+struct Recurrence<'a> {
     seq: Sequence,
     head: scalar::Head<'a>,
     s: &'a mut [f32], // Sᵀ [N, N]
-    read_out: F,
+    out: Out<'a>,
 }
 
-impl<F: FnMut(usize, &[f32])> Kernel for Recurrence<'_, F> {
+impl Kernel for Recurrence<'_> {
+    type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
         let n = self.head.n;
@@ -99,12 +117,12 @@ impl<F: FnMut(usize, &[f32])> Kernel for Recurrence<'_, F> {
                     i += 1;
                 }
             }
-            (self.read_out)(t, &y);
+            self.out.write::<Fast>(t, &y);
         }
     }
 }
 
-impl<F> Recurrence<'_, F> {
+impl Recurrence<'_> {
     /// One token for `B` vectors of value indices from `i`.
     #[inline(always)]
     unsafe fn columns<V: Vector, const B: usize>(&mut self, t: usize, i: usize, y: &mut [f32]) {
@@ -120,7 +138,7 @@ impl<F> Recurrence<'_, F> {
             for j in 0..n {
                 let kk = V::splat(-*kk.add(j));
                 for (b, sa) in sa.iter_mut().enumerate() {
-                    *sa = sa.fma(V::load(s.add(j * n + i + b * V::LANES)), kk);
+                    *sa = V::fma(V::load(s.add(j * n + i + b * V::LANES)), kk, *sa);
                 }
             }
             let mut out = [V::splat(0.0); B];
@@ -129,13 +147,13 @@ impl<F> Recurrence<'_, F> {
                     [*r.add(j), *w.add(j), *k.add(j), *kk.add(j) * *a.add(j)].map(|x| V::splat(x));
                 for b in 0..B {
                     let (s, v) = (s.add(j * n + i + b * V::LANES), V::load(v.add(i + b * V::LANES)));
-                    let new = V::load(s).mul(w).fma(sa[b], kka).fma(v, k);
-                    new.store(s);
-                    out[b] = out[b].fma(new, r);
+                    let new = V::fma(v, k, V::fma(sa[b], kka, V::mul(V::load(s), w)));
+                    V::store(s, new);
+                    out[b] = V::fma(new, r, out[b]);
                 }
             }
             for (b, out) in out.into_iter().enumerate() {
-                out.store(y.as_mut_ptr().add(i + b * V::LANES));
+                V::store(y.as_mut_ptr().add(i + b * V::LANES), out);
             }
         }
     }

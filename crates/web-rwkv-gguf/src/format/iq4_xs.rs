@@ -1,7 +1,7 @@
 //! IQ4_XS: 256 values of 4 bits that index the table of IQ4_NL; each 32 have a 6-bit scale less 32.
 //! Layout: ggml `block_iq4_xs`.
 
-use super::{Quant, f16, iq4_nl::lookup};
+use super::{Bytes, Quant, f16, iq4_nl::TABLE};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -18,9 +18,10 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut().0.iter_mut().zip(&self.qs) {
-            lookup(qs, codes);
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.iter_mut().zip(&self.qs) {
+            // SAFETY: the caller has the instructions.
+            unsafe { B::nibbles(qs).lookup(&TABLE).store(codes) };
         }
         let (d, hi) = (f16(self.d), u16::from_le_bytes(self.scales_h));
         for (g, y) in scale[..8].iter_mut().enumerate() {

@@ -1,6 +1,7 @@
 //! Weight formats, one file each. A quantized block is groups of small integer codes, each group
 //! with a scale and an offset: value = code · scale + offset. Kernels see nothing else.
 
+mod bytes;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod q2_k;
@@ -14,45 +15,31 @@ pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
+pub(crate) use bytes::{Bytes, Portable};
+
 /// A block format of ggml.
 pub(crate) trait Quant: Copy + 'static {
     /// Values in a block.
     const LEN: usize;
     /// Values that share a scale and an offset: 16 or 32.
     const GROUP: usize;
-    /// Writes `LEN` codes, and `LEN / GROUP` scales and offsets.
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]);
+    /// Writes `LEN` codes, which are signed, and `LEN / GROUP` scales and offsets.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]);
 }
 
-/// The f16 number in two little-endian bytes, without branches so that loops over it vectorise.
+/// The f16 number in two little-endian bytes, without branches so that loops over it vectorise, and without
+/// subnormal f32 numbers, which are slow.
 #[inline(always)]
 pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
     let h = u16::from_le_bytes(bytes) as u32;
-    // The exponent moves from bias 15 to 127 by a product, which also normalizes subnormal numbers.
-    let finite = f32::from_bits((h & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
-    let special = if h & 0x7c00 == 0x7c00 { 0xff << 23 } else { 0 };
-    f32::from_bits(finite.to_bits() | special | (h & 0x8000) << 16)
-}
-
-/// The low halves of 16 bytes, then the high halves.
-#[inline(always)]
-fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for i in 0..16 {
-        out[i] = bytes[i] & 15;
-        out[i + 16] = bytes[i] >> 4;
-    }
-    out
-}
-
-/// 16 where a bit is set and 0 elsewhere.
-#[inline(always)]
-fn fifth_bits(bits: [u8; 4]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for (i, y) in out.iter_mut().enumerate() {
-        *y = (u32::from_le_bytes(bits) >> i & 1) as u8 * 16;
-    }
-    out
+    let magnitude = h & 0x7fff;
+    let subnormal = magnitude as f32 * f32::from_bits((127 - 24) << 23);
+    let normal = (magnitude << 13) + if magnitude < 0x7c00 { (127 - 15) << 23 } else { (255 - 31) << 23 };
+    let bits = if magnitude < 0x400 { subnormal.to_bits() } else { normal };
+    f32::from_bits(bits | (h & 0x8000) << 16)
 }
 
 macro_rules! formats {
@@ -121,15 +108,6 @@ formats! {
     IQ4XS 23 "iq4_xs" 256 136;
 }
 
-impl Format {
-    /// Bytes of a row of `len` values; `None` if they do not fill whole blocks.
-    pub fn row_bytes(self, len: usize) -> Option<usize> {
-        len.is_multiple_of(self.block_len())
-            .then(|| len / self.block_len())
-            .and_then(|n| n.checked_mul(self.block_bytes()))
-    }
-}
-
 /// Runs `$body` with `$q` as the block type of a quantized `$format`, or `$else` for plain floats.
 macro_rules! with_quant {
     ($format:expr, $q:ident => $body:expr, _ => $else:expr) => {
@@ -148,6 +126,20 @@ macro_rules! with_quant {
     };
 }
 pub(crate) use with_quant;
+
+impl Format {
+    /// Values that share a scale and an offset; `None` for plain floats.
+    pub(crate) fn group(self) -> Option<usize> {
+        with_quant!(self, Q => Some(<Q as Quant>::GROUP), _ => None)
+    }
+
+    /// Bytes of a row of `len` values; `None` if they do not fill whole blocks.
+    pub fn row_bytes(self, len: usize) -> Option<usize> {
+        len.is_multiple_of(self.block_len())
+            .then(|| len / self.block_len())
+            .and_then(|n| n.checked_mul(self.block_bytes()))
+    }
+}
 
 /// Decodes a row of any format from its bytes.
 pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
@@ -182,12 +174,13 @@ pub(crate) fn cast<Q: Quant>(bytes: &[u8]) -> &[Q] {
 }
 
 fn blocks<Q: Quant>(bytes: &[u8], out: &mut [f32]) {
-    let (mut codes, mut scale, mut offset) = ([0; 256], [0.0; 16], [0.0; 16]);
+    let (mut codes, mut scale, mut offset) = ([[0; 32]; 8], [0.0; 16], [0.0; 16]);
     for (block, out) in cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
-        block.unpack(&mut codes, &mut scale, &mut offset);
+        // SAFETY: portable bytes need no instructions.
+        unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
         for (g, out) in out.chunks_exact_mut(Q::GROUP).enumerate() {
-            for (y, &q) in out.iter_mut().zip(&codes[g * Q::GROUP..]) {
-                *y = q as f32 * scale[g] + offset[g];
+            for (y, &q) in out.iter_mut().zip(&codes.as_flattened()[g * Q::GROUP..]) {
+                *y = q as i8 as f32 * scale[g] + offset[g];
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Q2_K: 256 values of 2 bits; each 16 have a 4-bit scale and a 4-bit minimum. Layout: ggml
 //! `block_q2_K`.
 
-use super::{Quant, f16};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -18,12 +18,11 @@ impl Quant for Block {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<128>().0.iter_mut().zip(&self.qs) {
-            for s in 0..4 {
-                for i in 0..32 {
-                    codes[32 * s + i] = (qs[i] >> (2 * s) & 3) as i8;
-                }
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs) {
+            for (s, codes) in codes.iter_mut().enumerate() {
+                // SAFETY: the caller has the instructions.
+                unsafe { B::load(qs).bits(2 * s as u32, 3).store(codes) };
             }
         }
         let (d, dmin) = (f16(self.d), f16(self.dmin));

@@ -1,6 +1,6 @@
 //! Q3_K: 256 values of 3 bits less 4; each 16 have a 6-bit scale less 32. Layout: ggml `block_q3_K`.
 
-use super::{Quant, f16};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -17,12 +17,13 @@ impl Quant for Block {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (half, (codes, qs)) in codes.as_chunks_mut::<128>().0.iter_mut().zip(&self.qs).enumerate() {
-            for s in 0..4 {
-                for i in 0..32 {
-                    let hi = self.hmask[i] >> (4 * half + s) & 1;
-                    codes[32 * s + i] = (qs[i] >> (2 * s) & 3 | hi << 2) as i8 - 4;
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (half, (codes, qs)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs).enumerate() {
+            for (s, codes) in codes.iter_mut().enumerate() {
+                // SAFETY: the caller has the instructions.
+                unsafe {
+                    let hi = B::load(&self.hmask).bits((4 * half + s) as u32, 1);
+                    B::load(qs).bits(2 * s as u32, 3).or(hi, 2).less(4).store(codes);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Q4_1: 32 values of 4 bits, f16 scale and minimum. Layout: ggml `block_q4_1`.
 
-use super::{Quant, f16, nibbles};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -16,10 +16,9 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (c, q) in codes[..32].iter_mut().zip(nibbles(&self.qs)) {
-            *c = q as i8;
-        }
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::nibbles(&self.qs).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = f16(self.m);
     }

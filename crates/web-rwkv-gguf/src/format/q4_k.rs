@@ -1,7 +1,7 @@
 //! Q4_K: 256 values of 4 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q4_K`.
 
-use super::{Quant, f16};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -18,11 +18,13 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<64>().0.iter_mut().zip(&self.qs) {
-            for i in 0..32 {
-                codes[i] = (qs[i] & 15) as i8;
-                codes[i + 32] = (qs[i] >> 4) as i8;
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, qs) in codes.as_chunks_mut::<2>().0.iter_mut().zip(&self.qs) {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let q = B::load(qs);
+                q.bits(0, 15).store(&mut codes[0]);
+                q.bits(4, 15).store(&mut codes[1]);
             }
         }
         scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);

@@ -1,6 +1,6 @@
 //! Q5_1: 32 values of 5 bits, f16 scale and minimum. Layout: ggml `block_q5_1`.
 
-use super::{Quant, f16, fifth_bits, nibbles};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -17,11 +17,9 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        let (lo, hi) = (nibbles(&self.qs), fifth_bits(self.qh));
-        for (i, c) in codes[..32].iter_mut().enumerate() {
-            *c = (lo[i] | hi[i]) as i8;
-        }
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = f16(self.m);
     }

@@ -1,7 +1,7 @@
 //! Q5_K: 256 values of 5 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q5_K`.
 
-use super::{Quant, f16, q4_k::scales};
+use super::{Bytes, Quant, f16, q4_k::scales};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -19,12 +19,13 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (n, (codes, qs)) in codes.as_chunks_mut::<64>().0.iter_mut().zip(&self.qs).enumerate() {
-            for i in 0..32 {
-                let hi = self.qh[i] >> (2 * n);
-                codes[i] = (qs[i] & 15 | (hi & 1) << 4) as i8;
-                codes[i + 32] = (qs[i] >> 4 | (hi & 2) << 3) as i8;
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (n, (codes, qs)) in codes.as_chunks_mut::<2>().0.iter_mut().zip(&self.qs).enumerate() {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let (q, hi) = (B::load(qs), B::load(&self.qh));
+                q.bits(0, 15).or(hi.bits(2 * n as u32, 1), 4).store(&mut codes[0]);
+                q.bits(4, 15).or(hi.bits(2 * n as u32 + 1, 1), 4).store(&mut codes[1]);
             }
         }
         scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);

@@ -1,12 +1,12 @@
 //! Q6_K: 256 values of 6 bits less 32; each 16 have an 8-bit scale. Layout: ggml `block_q6_K`.
 
-use super::{Quant, f16};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Block {
-    ql: [[u8; 64]; 2], // for each 128 values: value i in the low half of byte i, i + 64 in the high
-    qh: [[u8; 32]; 2], // for each 128 values: bits 2s and 2s + 1 of byte i top value 32s + i
+    ql: [[[u8; 32]; 2]; 2], // for each 128 values: value i in the low half of byte i, i + 64 in the high
+    qh: [[u8; 32]; 2],      // for each 128 values: bits 2s and 2s + 1 of byte i top value 32s + i
     scales: [i8; 16],
     d: [u8; 2], // f16
 }
@@ -17,12 +17,13 @@ impl Quant for Block {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, (ql, qh)) in codes.as_chunks_mut::<128>().0.iter_mut().zip(self.ql.iter().zip(&self.qh)) {
-            for s in 0..4 {
-                for i in 0..32 {
-                    let lo = ql[32 * (s % 2) + i] >> (4 * (s / 2)) & 15;
-                    codes[32 * s + i] = (lo | (qh[i] >> (2 * s) & 3) << 4) as i8 - 32;
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        for (codes, (ql, qh)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(self.ql.iter().zip(&self.qh)) {
+            for (s, codes) in codes.iter_mut().enumerate() {
+                // SAFETY: the caller has the instructions.
+                unsafe {
+                    let lo = B::load(&ql[s % 2]).bits(4 * (s as u32 / 2), 15);
+                    lo.or(B::load(qh).bits(2 * s as u32, 3), 4).less(32).store(codes);
                 }
             }
         }

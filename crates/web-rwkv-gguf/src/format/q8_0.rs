@@ -1,12 +1,12 @@
 //! Q8_0: 32 signed bytes and one f16 scale. Layout: ggml `block_q8_0`.
 
-use super::{Quant, f16};
+use super::{Bytes, Quant, f16};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Block {
     d: [u8; 2],
-    qs: [i8; 32],
+    qs: [u8; 32], // signed
 }
 const _: () = assert!(size_of::<Block>() == 34);
 
@@ -15,8 +15,8 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(&self, codes: &mut [i8], scale: &mut [f32], offset: &mut [f32]) {
-        codes[..32].copy_from_slice(&self.qs);
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        codes[0] = self.qs;
         scale[0] = f16(self.d);
         offset[0] = 0.0;
     }

@@ -1,0 +1,197 @@
+//! Every operation at every level beside the scalar executor, on one list of cases.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::{
+    ops::Act::{self, *},
+    state::StateShape,
+};
+
+/// Sequences of (slot, length): one token, ragged with an empty one in permuted slots, enough for every tile.
+const SEQUENCES: [&[(usize, usize)]; 4] =
+    [&[(0, 1)], &[(2, 3), (0, 0), (1, 8)], &[(0, 12)], &[(1, 31), (3, 1), (0, 7), (2, 64)]];
+
+/// Fills what an operation must not touch.
+const SENTINEL: f32 = -77.25;
+
+fn levels() -> impl Iterator<Item = Cpu> {
+    let simd = Level::ALL.iter().filter(|level| **level != Level::Scalar);
+    simd.filter_map(|level| {
+        if !level.is_available() {
+            println!("skipped {level}: this machine does not have it");
+        }
+        level.is_available().then(|| Cpu::new(*level, 2))
+    })
+}
+
+fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.random_range(-1.0..1.0f32).powi(3) * 3.0).collect()
+}
+
+fn acts(rng: &mut ChaCha8Rng, tokens: usize, width: usize) -> Acts {
+    Acts { data: floats(rng, tokens * width), width }
+}
+
+/// Random blocks whose values are numbers of a common size.
+fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: usize) -> Matrix {
+    let (len, bytes) = (format.block_len(), format.block_bytes());
+    let mut data = vec![];
+    for _ in 0..rows * columns / len {
+        let mut block = vec![0; bytes];
+        let mut values = vec![f32::NAN; len];
+        while !values.iter().all(|x| x.abs() < 100.0) {
+            rng.fill_bytes(&mut block);
+            format::decode(format, &block, &mut values);
+        }
+        data.extend(block);
+    }
+    Matrix { format, rows, columns, data: data.into() }
+}
+
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).powi(2)).sum();
+    error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(f64::MIN_POSITIVE)
+}
+
+fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
+    let width = w.rows + 5;
+    let mut y = Acts { data: vec![SENTINEL; x.tokens() * width], width };
+    cpu.project(&mut [Product { w, x, act, y: &mut y }]);
+    for t in 0..x.tokens() {
+        assert!(y.row(t)[w.rows..].iter().all(|y| *y == SENTINEL));
+    }
+    y
+}
+
+#[test]
+fn products() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(1);
+    let scalar = Cpu::new(Level::Scalar, 1);
+    for &format in Format::ALL {
+        for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256)] {
+            let w = matrix(rng, format, rows, columns);
+            for tokens in [1, 2, 3, 7, 11, 12, 13, 29] {
+                // Wider than the product, as the activations of a smaller LoRA are.
+                let x = acts(rng, tokens, columns + 64);
+                let act = [Id, Tanh, Sigmoid, SquaredRelu, Add][tokens % 5];
+                let want = project(&scalar, &w, &x, act);
+                for cpu in levels() {
+                    let got = project(&cpu, &w, &x, act);
+                    let nmse = nmse(&got.data, &want.data);
+                    // Steps of 2^-15 of the largest of 32 activations, or f32 sums.
+                    let limit = if format.group().is_some() { 1e-8 } else { 1e-11 };
+                    assert!(
+                        nmse <= limit,
+                        "{} [{rows}, {columns}] × {tokens} {act:?} {}: {nmse:e}",
+                        format.name(),
+                        cpu.level()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(2);
+    for format in [Format::Q4K, Format::Q8_0, Format::F16] {
+        let w = matrix(rng, format, 20, 256);
+        for tokens in [3, 14] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = acts(rng, tokens, 256);
+                x.row_mut(2)[100] = bad;
+                for cpu in levels() {
+                    let y = project(&cpu, &w, &x, Id);
+                    let finite = |t: usize| y.row(t)[..20].iter().filter(|y| y.is_finite()).count();
+                    assert_eq!((finite(0), finite(1)), (20, 20));
+                    assert_eq!(finite(2), 0, "{} {bad} {}", format.name(), cpu.level());
+                }
+            }
+        }
+    }
+}
+
+/// What a layer's operations between the products make of random activations.
+fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, first: bool) -> Vec<f32> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    let (c, rank) = (heads * n, 32);
+    let mut tokens = 0;
+    let seqs: Vec<_> = sizes
+        .iter()
+        .map(|&(slot, len)| {
+            let seq = Sequence { slot, start: tokens, len };
+            tokens += len;
+            seq
+        })
+        .collect();
+    let shape = StateShape { fingerprint: 0, layers: 2, head_size: n, channels: c };
+    let mut states: Vec<_> = (0..4).map(|_| State::zero(shape)).collect();
+    for state in &mut states {
+        state.set(floats(rng, 2 * (n + 2) * c)).unwrap();
+    }
+    let mut norm = |eps| Norm::<Cpu> { weight: floats(rng, c), bias: floats(rng, c), eps };
+    let (ln0, ln_x) = (norm(1e-5), norm(64e-5));
+    let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..9)).collect();
+    let emb = matrix(rng, Format::F16, 9, c);
+    let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
+    let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
+    cpu.embed(&emb, &ln0, &ids, &mut x);
+    let lerp = [floats(rng, c), floats(rng, c)];
+    cpu.shift(&seqs, &mut states, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);
+
+    let mut square = || matrix(rng, Format::F32, c, rank);
+    let (w2, a2, g2, v2) = (square(), square(), square(), square());
+    let gates = Gates::<Cpu> {
+        w0: floats(rng, c),
+        w2,
+        a0: floats(rng, c),
+        a2,
+        g2,
+        v: (!first).then(|| (floats(rng, c), v2)),
+        k_k: floats(rng, c),
+        k_a: floats(rng, c),
+    };
+    let low = [(); 4].map(|()| acts(rng, tokens, rank));
+    let mut make = || acts(rng, tokens, c);
+    let (r, k, v, v_first) = (make(), make(), make(), make());
+    let (w, a, g, kk, nu) = (blank(), blank(), blank(), blank(), blank());
+    let mut t = Heads { r, w, k, v, a, g, kk, v_first, nu };
+    // Weights of LoRAs of a trained model's size.
+    let gates = Gates { w2: small(gates.w2), a2: small(gates.a2), g2: small(gates.g2), ..gates };
+    cpu.gates(&gates, n, &low, &mut t);
+    let mut y = blank();
+    cpu.wkv7(&seqs, &mut states, 1, &ln_x, &floats(rng, c), n, &t, &mut y);
+    let rows: Vec<_> = (0..tokens).rev().step_by(2).collect();
+    let mut last = Acts::new(c);
+    cpu.norm_rows(&ln0, &rows, &y, &mut last);
+
+    let all = [x, h, y, last, t.w, t.a, t.k, t.v, t.g, t.kk, t.v_first].into_iter().chain(mixed);
+    let all = all.flat_map(|acts| acts.data);
+    all.chain(states.into_iter().flat_map(State::into_vec)).collect()
+}
+
+/// The same matrix of values around 0.03.
+fn small(w: Matrix) -> Matrix {
+    let data = w.data.as_chunks::<4>().0.iter().flat_map(|b| (f32::from_le_bytes(*b) * 1e-3).to_le_bytes());
+    Matrix { data: data.collect::<Vec<_>>().into(), ..w }
+}
+
+#[test]
+fn everything_between_products() {
+    let scalar = Cpu::new(Level::Scalar, 1);
+    for (seed, sizes) in SEQUENCES.iter().enumerate() {
+        for (heads, n) in [(1, 64), (3, 64), (2, 32), (2, 40)] {
+            for first in [true, false] {
+                let run = |cpu: &Cpu| mix(cpu, seed as u64, sizes, heads, n, first);
+                let want = run(&scalar);
+                for cpu in levels() {
+                    let nmse = nmse(&run(&cpu), &want);
+                    assert!(nmse <= 1e-11, "{sizes:?} {heads} × {n} {}: {nmse:e}", cpu.level());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! 32 bytes at once: what blocks are taken apart with.
+
+/// 32 bytes in registers.
+///
+/// # Safety
+/// The functions may be called only where the CPU has the instructions of the type; [`Portable`] needs none.
+pub(crate) trait Bytes: Copy {
+    unsafe fn load(x: &[u8; 32]) -> Self;
+    unsafe fn store(self, y: &mut [u8; 32]);
+    /// In each byte `self >> shift & mask`.
+    unsafe fn bits(self, shift: u32, mask: u8) -> Self;
+    /// In each byte `self | x << shift`, where nothing of x is shifted out.
+    unsafe fn or(self, x: Self, shift: u32) -> Self;
+    /// In each byte `self − n`.
+    unsafe fn less(self, n: u8) -> Self;
+    /// The low halves of 16 bytes, then the high halves.
+    unsafe fn nibbles(x: &[u8; 16]) -> Self;
+    /// For each of 32 bits a byte, 1 where it is set.
+    unsafe fn spread(bits: [u8; 4]) -> Self;
+    /// In each byte, which is below 16, the entry of a table.
+    unsafe fn lookup(self, table: &[i8; 16]) -> Self;
+}
+
+/// Bytes on any CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([u8; 32]);
+
+impl Bytes for Portable {
+    unsafe fn load(x: &[u8; 32]) -> Self {
+        Self(*x)
+    }
+
+    unsafe fn store(self, y: &mut [u8; 32]) {
+        *y = self.0;
+    }
+
+    unsafe fn bits(self, shift: u32, mask: u8) -> Self {
+        Self(self.0.map(|x| x >> shift & mask))
+    }
+
+    unsafe fn or(self, x: Self, shift: u32) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] | x.0[i] << shift))
+    }
+
+    unsafe fn less(self, n: u8) -> Self {
+        Self(self.0.map(|x| x.wrapping_sub(n)))
+    }
+
+    unsafe fn nibbles(x: &[u8; 16]) -> Self {
+        Self(std::array::from_fn(|i| x[i % 16] >> (i / 16 * 4) & 15))
+    }
+
+    unsafe fn spread(bits: [u8; 4]) -> Self {
+        Self(std::array::from_fn(|i| bits[i / 8] >> (i % 8) & 1))
+    }
+
+    unsafe fn lookup(self, table: &[i8; 16]) -> Self {
+        Self(self.0.map(|x| table[x as usize] as u8))
+    }
+}
