@@ -91,7 +91,7 @@ fn one(
     } else {
         let total = model::tokenizer(model)?.encode(&document).map_err(|e| format!("{name}: {e}"))?.len();
         let bar = mails.suspend(|| Progress::new(total, "tokens"));
-        let done = model.extract(&document, fields, options, &mut |read| bar.set(read));
+        let done = model.extract(&document, fields, options, &mut |told| bar.set(told.read));
         bar.finish();
         done
     };

@@ -1,6 +1,6 @@
 //! Requests of several sequences, and how they are cut into chunks of the forward pass.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// What a request wants back for its tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -105,6 +105,33 @@ impl RnnInput {
 /// What a request gives: for each sequence its rows of logits or hidden vectors, one after another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RnnOutput(pub Vec<Vec<f32>>);
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Tokens that have been read.
+    pub read: usize,
+    /// Tokens of all sequences together.
+    pub total: usize,
+}
+
+/// What a progress callback gives back: nothing, or whether to go on.
+pub trait Verdict {
+    /// Whether to go on.
+    fn flow(self) -> ControlFlow<()>;
+}
+
+impl Verdict for () {
+    fn flow(self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+impl Verdict for ControlFlow<()> {
+    fn flow(self) -> ControlFlow<()> {
+        self
+    }
+}
 
 /// Where a sequence stands among the tokens of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -80,6 +80,9 @@ pub enum Error {
         /// What was found.
         found: String,
     },
+    /// A progress callback said to stop.
+    #[error("stopped by its progress callback")]
+    Stopped,
 }
 
 impl Error {

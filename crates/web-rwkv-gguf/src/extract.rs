@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    Model, Pool, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, generate::END_OF_DOCUMENT,
+    Model, Pool, Progress, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, Verdict,
+    generate::END_OF_DOCUMENT,
 };
 
 /// What the model answers for a field that the document does not have.
@@ -87,18 +88,18 @@ pub struct Timings {
 }
 
 impl Model {
-    /// Finds the values of `fields` in a document; `progress` is told how many of its tokens are read.
+    /// Finds the values of `fields` in a document; `progress` is told how much of it is read, and may stop it.
     ///
     /// The prompts are RWKV's `User: {document}\n\n{name}: {description}\n\nAssistant:`.
     ///
     /// # Errors
     /// For a model file without a vocabulary, or a vocabulary that does not cover the text.
-    pub fn extract(
+    pub fn extract<V: Verdict>(
         &self,
         document: &str,
         fields: &[Field],
         options: &ExtractOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<Extraction> {
         let tokenizer = self.needs_tokenizer()?;
         let mut timings = Timings::default();

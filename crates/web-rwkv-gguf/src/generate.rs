@@ -26,7 +26,7 @@ impl Generation {
     /// strings `stop` or the end of the document (token 0).
     ///
     /// # Errors
-    /// For an empty prompt.
+    /// For an empty prompt, or a sampler whose options are out of their ranges.
     pub fn new(
         prompt: &[u32],
         state: State,
@@ -41,6 +41,7 @@ impl Generation {
                 found: "none".into(),
             });
         }
+        sampler.check()?;
         let unread = prompt.to_vec();
         let (tokens, bytes, told, stopped) = (vec![], vec![], 0, false);
         Ok(Self { state, sampler, max_tokens, stop, unread, tokens, bytes, told, stopped })

@@ -39,7 +39,7 @@ mod sampler;
 mod state;
 mod tokenizer;
 
-pub use batch::{Pool, RnnInput, RnnInputBatch, RnnOption, RnnOutput};
+pub use batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict};
 pub use cpu::Level;
 pub use error::{Error, Result};
 pub use extract::{ExtractOptions, Extracted, Extraction, Field, Timings};

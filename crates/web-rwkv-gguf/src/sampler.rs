@@ -3,6 +3,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::{Error, Result};
+
 /// How tokens are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplerOptions {
@@ -41,6 +43,28 @@ impl SamplerOptions {
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
+
+    fn check(&self) -> Result<()> {
+        let request = |thing: &str, expected: &str, found: f32| {
+            Err(Error::Request { thing: thing.into(), expected: expected.into(), found: found.to_string() })
+        };
+        if !(0.0..f32::INFINITY).contains(&self.temperature) {
+            return request("temperature", "0 or more", self.temperature);
+        }
+        for (thing, share) in [("top_p", self.top_p), ("penalty_decay", self.penalty_decay)] {
+            if !(0.0..=1.0).contains(&share) {
+                return request(thing, "0 to 1", share);
+            }
+        }
+        for (thing, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            if !penalty.is_finite() {
+                return request(thing, "a finite number", penalty);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Chooses tokens, and remembers which have come.
@@ -55,6 +79,11 @@ impl Sampler {
     /// A sampler that has seen no token.
     pub fn new(options: SamplerOptions) -> Self {
         Self { options, counts: vec![], rng: ChaCha8Rng::seed_from_u64(options.seed) }
+    }
+
+    /// Whether the options make sense.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.options.check()
     }
 
     /// The next token by its logits `[V]`.
@@ -169,6 +198,17 @@ mod tests {
             ..SamplerOptions::greedy()
         });
         assert_eq!([0; 4].map(|_| sampler.sample(&LOGITS)), [1, 1, 2, 1]);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let d = SamplerOptions::default();
+        let error = |o: SamplerOptions| o.check().unwrap_err().to_string();
+        assert!(d.check().is_ok() && SamplerOptions::greedy().check().is_ok());
+        let temperature = error(SamplerOptions { temperature: f32::NAN, ..d });
+        assert_eq!(temperature, "temperature: expected 0 or more, found NaN");
+        assert_eq!(error(SamplerOptions { top_p: 1.5, ..d }), "top_p: expected 0 to 1, found 1.5");
+        assert!(error(SamplerOptions { presence_penalty: f32::INFINITY, ..d }).starts_with("presence"));
     }
 
     #[test]

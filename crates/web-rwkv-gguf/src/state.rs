@@ -1,6 +1,6 @@
 //! The recurrent state of one sequence, as a value: make it, fork it (`clone`), save it, load it.
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use crate::{Error, Result};
 
@@ -33,11 +33,17 @@ pub(crate) struct StateShape {
 
 impl StateShape {
     fn rows(&self) -> usize {
-        self.head_size + 2
+        self.head_size.saturating_add(2) // it may stand in a file, where it may be anything
     }
 
     fn len(&self) -> Option<usize> {
         self.layers.checked_mul(self.rows())?.checked_mul(self.channels)
+    }
+}
+
+impl fmt::Display for StateShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "model {:016x} of {} layers, width {}", self.fingerprint, self.layers, self.channels)
     }
 }
 
@@ -89,9 +95,9 @@ impl State {
         (att, wkv, ffn)
     }
 
-    /// Writes the state to a file: magic, version, layout tag, fingerprint of the model, sizes, floats;
-    /// everything little-endian.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    /// The state as bytes: magic, version, layout tag, fingerprint of the model, sizes, floats; everything
+    /// little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER + 4 * self.data.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
@@ -100,44 +106,60 @@ impl State {
         for n in [self.shape.layers, self.shape.head_size, self.shape.channels] {
             out.extend((n as u32).to_le_bytes());
         }
-        out.extend(self.data.iter().flat_map(|x| x.to_le_bytes()));
-        fs::write(path.as_ref(), out).map_err(|e| Error::io(path.as_ref(), e))
+        out.resize(HEADER + 4 * self.data.len(), 0);
+        let (floats, _) = out[HEADER..].as_chunks_mut::<4>();
+        floats.iter_mut().zip(&self.data).for_each(|(b, x)| *b = x.to_le_bytes());
+        out
     }
 
-    /// Reads a state that a model of the same fingerprint has saved.
-    pub(crate) fn load(path: &Path, shape: StateShape) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-        let file = path.display().to_string();
-        let invalid = |thing: &str, expected: String, found: String| {
-            Err(Error::Invalid { file: file.clone(), thing: thing.into(), expected, found })
-        };
-        if bytes.get(..8) != Some(MAGIC) || bytes.len() < HEADER {
+    /// A state from the bytes that [`State::to_bytes`] gives; `name` stands for the file in errors. Which
+    /// model it is of is checked where it is used.
+    ///
+    /// # Errors
+    /// For bytes that are no state.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
+        let invalid =
+            |thing: &str, expected: String, found: String| Err(Error::invalid(name, thing, expected, found));
+        let Some((header, data)) = bytes.split_first_chunk::<HEADER>().filter(|(h, _)| h.starts_with(MAGIC))
+        else {
             return invalid("file", "a state of RWKV".into(), "something else".into());
-        }
-        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        };
+        let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
         if u32_at(8) != VERSION {
             return invalid("version", VERSION.to_string(), u32_at(8).to_string());
         }
         if u32_at(12) != LAYOUT {
             return invalid("layout", LAYOUT.to_string(), u32_at(12).to_string());
         }
-        let found = StateShape {
-            fingerprint: u64::from_le_bytes(bytes[16..24].try_into().expect("8 bytes")),
+        let shape = StateShape {
+            fingerprint: u64::from_le_bytes(header[16..24].try_into().expect("8 bytes")),
             layers: u32_at(24) as usize,
             head_size: u32_at(28) as usize,
             channels: u32_at(32) as usize,
         };
-        if found != shape {
-            let name = |s: StateShape| {
-                format!("model {:016x} of {} layers, width {}", s.fingerprint, s.layers, s.channels)
-            };
-            return invalid("state", name(shape), name(found));
-        }
-        let len = shape.len().expect("the sizes of an open model fit in memory");
-        let (floats, rest) = bytes[HEADER..].as_chunks::<4>();
-        if floats.len() != len || !rest.is_empty() {
-            return invalid("length", (HEADER + 4 * len).to_string(), bytes.len().to_string());
+        let (floats, rest) = data.as_chunks::<4>();
+        if shape.len() != Some(floats.len()) || !rest.is_empty() {
+            let [layers, rows, channels] = [shape.layers, shape.rows(), shape.channels];
+            let expected = format!("{layers} x {rows} x {channels} floats");
+            return invalid("length", expected, format!("{} bytes", data.len()));
         }
         Ok(Self { data: floats.iter().map(|b| f32::from_le_bytes(*b)).collect(), shape })
+    }
+
+    /// Writes [`State::to_bytes`] to a file.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        fs::write(path.as_ref(), self.to_bytes()).map_err(|e| Error::io(path.as_ref(), e))
+    }
+
+    /// Reads the file of a state.
+    ///
+    /// # Errors
+    /// For a file that cannot be read, and as [`State::from_bytes`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let bytes = fs::read(path.as_ref()).map_err(|e| Error::io(path.as_ref(), e))?;
+        Self::from_bytes(&path.as_ref().display().to_string(), &bytes)
     }
 }

@@ -1,9 +1,14 @@
 //! The whole model against independent witnesses, which `tools/witness_models.py` writes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use safetensors::{Dtype, SafeTensors};
-use web_rwkv_gguf::{Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format};
+use web_rwkv_gguf::{
+    Error, Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format,
+};
 
 /// A file of the witness, or `None` with a word about it.
 fn witness(name: &str) -> Option<PathBuf> {
@@ -219,6 +224,15 @@ fn fork_save_and_load_continue_exactly() {
         let error = model.load_state(&path).unwrap_err().to_string();
         assert!(error.contains(message) || error.contains("model "), "{error}");
     }
+    // Of another model: a state still, but not of this one.
+    let mut other = saved.clone();
+    other[16] ^= 0xff;
+    let other = State::from_bytes("other", &other).unwrap();
+    assert!(model.check_state(&other).unwrap_err().to_string().contains("state: expected model "));
+    // Sizes that no memory holds.
+    let mut broken = saved.clone();
+    broken[24..36].fill(0xff);
+    assert!(State::from_bytes("huge", &broken).unwrap_err().to_string().contains("length"));
     std::fs::write(&path, &saved[..saved.len() - 1]).unwrap();
     assert!(model.load_state(&path).unwrap_err().to_string().contains("length"));
     std::fs::remove_file(path).unwrap();
@@ -264,6 +278,23 @@ fn bad_requests_are_errors_and_change_nothing() {
     let input = RnnInput::new(vec![RnnInputBatch::new([1], RnnOption::Last)], 0);
     assert!(model.infer(&input, &mut [state.clone()]).is_err());
     assert_eq!(state, model.init_state());
+}
+
+#[test]
+fn progress_counts_tokens_and_may_stop_the_work() {
+    let model = embedded();
+    let tokens = tokens(9, 10);
+    let input = RnnInput::new(vec![RnnInputBatch::new(tokens.clone(), RnnOption::Last)], 4);
+    let mut told = vec![];
+    model.infer_with(&input, &mut [model.init_state()], &mut |p| told.push((p.read, p.total))).unwrap();
+    assert_eq!(told, [(4, 10), (8, 10), (10, 10)]);
+
+    let mut states = [model.init_state()];
+    let result = model.infer_with(&input, &mut states, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(result, Err(Error::Stopped)));
+    let mut want = model.init_state();
+    model.run(&tokens[..4], RnnOption::EmbedLast, &mut want).unwrap();
+    assert_eq!(states[0], want);
 }
 
 #[test]

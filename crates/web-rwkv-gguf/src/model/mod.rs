@@ -3,11 +3,11 @@
 mod layer_v7;
 mod weights;
 
-use std::{fmt, path::Path, sync::Mutex};
+use std::{fmt, ops::ControlFlow, path::Path, sync::Mutex};
 
 use crate::{
     Error, Result,
-    batch::{Chunk, Pool, RnnInput, RnnInputBatch, RnnOption, RnnOutput},
+    batch::{Chunk, Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Acts, Cpu, Level},
     load::{Bytes, Checkpoint},
     ops::{Act, Heads, Ops, Product},
@@ -203,7 +203,28 @@ impl Model {
     /// # Errors
     /// For a file that is no state, or of another model.
     pub fn load_state(&self, path: impl AsRef<Path>) -> Result<State> {
-        State::load(path.as_ref(), self.shape())
+        let path = path.as_ref();
+        let state = State::load(path)?;
+        if state.shape() != self.shape() {
+            let (expected, found) = (self.shape().to_string(), state.shape().to_string());
+            return Err(Error::invalid(&path.display().to_string(), "state", expected, found));
+        }
+        Ok(state)
+    }
+
+    /// Whether a state is one of this model.
+    ///
+    /// # Errors
+    /// For a state of another model.
+    pub fn check_state(&self, state: &State) -> Result<()> {
+        if state.shape() != self.shape() {
+            return Err(Error::Request {
+                thing: "state".into(),
+                expected: self.shape().to_string(),
+                found: state.shape().to_string(),
+            });
+        }
+        Ok(())
     }
 
     /// Runs one sequence on from `state`.
@@ -226,6 +247,22 @@ impl Model {
         pool: Pool,
         token_chunk_size: usize,
     ) -> Result<Vec<Vec<f32>>> {
+        let mut states = vec![self.init_state(); sequences.len()];
+        self.embed_with(sequences, pool, token_chunk_size, &mut states, &mut |_| ())
+    }
+
+    /// As [`Model::embed`], but sequence `b` goes on from `states[b]`, and `progress` is told after each chunk.
+    ///
+    /// # Errors
+    /// For a sequence without tokens, and as [`Model::infer_with`].
+    pub fn embed_with<V: Verdict>(
+        &self,
+        sequences: &[impl AsRef<[u32]>],
+        pool: Pool,
+        token_chunk_size: usize,
+        states: &mut [State],
+        progress: &mut dyn FnMut(Progress) -> V,
+    ) -> Result<Vec<Vec<f32>>> {
         if let Some(i) = sequences.iter().position(|s| s.as_ref().is_empty()) {
             return Err(Error::Request {
                 thing: format!("sequence {i}"),
@@ -235,8 +272,7 @@ impl Model {
         }
         let option = if pool == Pool::Last { RnnOption::EmbedLast } else { RnnOption::EmbedFull };
         let batches = sequences.iter().map(|s| RnnInputBatch::new(s.as_ref(), option)).collect();
-        let mut states = vec![self.init_state(); sequences.len()];
-        let mut output = self.infer(&RnnInput::new(batches, token_chunk_size), &mut states)?.0;
+        let mut output = self.infer_with(&RnnInput::new(batches, token_chunk_size), states, progress)?.0;
         if pool == Pool::Mean {
             output.iter_mut().for_each(|rows| *rows = mean(rows, self.sizes.channels));
         }
@@ -252,28 +288,34 @@ impl Model {
         self.infer_with(input, states, &mut |_| ())
     }
 
-    /// As [`Model::infer`]; `progress` is told how many tokens have been read, after each chunk.
+    /// As [`Model::infer`]; `progress` is told how far it is after each chunk, and may stop it.
     ///
     /// # Errors
-    /// As [`Model::infer`].
-    pub fn infer_with(
+    /// As [`Model::infer`], and [`Error::Stopped`] if `progress` says so: the states have then read what it
+    /// was told.
+    pub fn infer_with<V: Verdict>(
         &self,
         input: &RnnInput,
         states: &mut [State],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<RnnOutput> {
         self.check(input, states)?;
         let mut scratch =
             self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
         let mut output = RnnOutput(vec![vec![]; states.len()]);
-        let mut done = 0;
+        let total = input.batches.iter().map(|b| b.tokens.len()).sum();
+        let mut read = 0;
+        let mut flow = ControlFlow::Continue(());
         for chunk in input.chunks() {
             self.forward(&chunk, states, &mut scratch, &mut output);
-            done += chunk.tokens.len();
-            progress(done);
+            read += chunk.tokens.len();
+            flow = progress(Progress { read, total }).flow();
+            if flow.is_break() {
+                break;
+            }
         }
         self.scratch.lock().expect("no holder panics").push(scratch);
-        Ok(output)
+        if flow.is_break() { Err(Error::Stopped) } else { Ok(output) }
     }
 
     fn check(&self, input: &RnnInput, states: &[State]) -> Result<()> {
@@ -286,9 +328,7 @@ impl Model {
         if input.token_chunk_size == 0 {
             return mismatch("token_chunk_size", "at least 1".into(), "0".into());
         }
-        if states.iter().any(|s| s.shape() != self.shape()) {
-            return mismatch("state", format!("one of {}", self.file), "one of another model".into());
-        }
+        states.iter().try_for_each(|s| self.check_state(s))?;
         let vocab = self.sizes.vocab;
         match input.batches.iter().flat_map(|b| &b.tokens).find(|t| **t as usize >= vocab) {
             Some(&token) => Err(Error::Token { token, vocab }),
