@@ -1,0 +1,59 @@
+"""RWKV language models from GGUF and safetensors files.
+
+L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens.
+"""
+
+from ._native import (
+    Extraction,
+    Field,
+    Generation,
+    Model,
+    ModelInfo,
+    ModelVersion,
+    PyRnnOption,
+    State,
+    StateDevice,
+    Timings,
+    Tokenizer,
+    __version__,
+)
+
+__all__ = [
+    "DeviceError",
+    "Extraction",
+    "Field",
+    "Generation",
+    "InvalidModelError",
+    "Model",
+    "ModelFileError",
+    "ModelInfo",
+    "ModelVersion",
+    "PyRnnOption",
+    "RequestError",
+    "RwkvError",
+    "State",
+    "StateDevice",
+    "Timings",
+    "Tokenizer",
+    "__version__",
+]
+
+
+class RwkvError(Exception):
+    """What every exception of this module derives from, beside its built-in family."""
+
+
+class ModelFileError(RwkvError, OSError):
+    """A file cannot be read or written; `errno` and `filename` tell more."""
+
+
+class InvalidModelError(RwkvError, ValueError):
+    """A file breaks its format, or holds a model that is not supported."""
+
+
+class RequestError(RwkvError, ValueError):
+    """A request that does not make sense: a token outside the vocabulary, a state of another model."""
+
+
+class DeviceError(RwkvError, RuntimeError):
+    """The device that was asked for is not there."""

@@ -1,0 +1,133 @@
+//! Arguments: texts, tokens, counts and names, as Python may give them.
+
+use numpy::PyUntypedArray;
+use pyo3::{
+    exceptions::{PyOverflowError, PyTypeError},
+    prelude::*,
+    types::{PyBool, PyByteArray, PyBytes, PyString},
+};
+use web_rwkv_gguf::{Result, Tokenizer};
+
+use crate::error::request;
+
+/// Text as bytes: `str`, `bytes` or `bytearray`.
+pub(crate) struct Text(pub(crate) Vec<u8>);
+
+impl<'py> FromPyObject<'_, 'py> for Text {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = obj.cast::<PyString>() {
+            Ok(Self(text.to_cow()?.into_owned().into_bytes()))
+        } else if let Ok(bytes) = obj.cast::<PyBytes>() {
+            Ok(Self(bytes.as_bytes().to_vec()))
+        } else if let Ok(bytes) = obj.cast::<PyByteArray>() {
+            Ok(Self(bytes.to_vec()))
+        } else {
+            Err(PyTypeError::new_err(format!("expected str or bytes, found {}", obj.get_type().name()?)))
+        }
+    }
+}
+
+/// Token ids: any iterable of integers, numpy arrays among them.
+pub(crate) struct Ids(pub(crate) Vec<u32>);
+
+impl<'py> FromPyObject<'_, 'py> for Ids {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        // A list of Python's own integers: quicker than numpy's, and the same for every dtype and stride.
+        let list = obj.cast::<PyUntypedArray>().ok().map(|array| array.call_method0("tolist")).transpose()?;
+        let wrong = |found: &Bound<'_, PyAny>| match found.get_type().name() {
+            Ok(name) => PyTypeError::new_err(format!("tokens: expected text or integers, found {name}")),
+            Err(e) => e,
+        };
+        let ids = list.as_ref().unwrap_or(&obj);
+        let ids = ids.try_iter().map_err(|_| wrong(ids))?.map(|id| {
+            let id = id?;
+            if id.is_instance_of::<PyBool>() {
+                return Err(wrong(&id));
+            }
+            id.extract::<u32>().map_err(|e| match e.is_instance_of::<PyOverflowError>(obj.py()) {
+                true => request("token", "an id of the vocabulary", &id),
+                false => wrong(&id),
+            })
+        });
+        Ok(Self(ids.collect::<PyResult<_>>()?))
+    }
+}
+
+/// A text, which a tokenizer has to read, or token ids.
+pub(crate) enum Tokens {
+    Text(Vec<u8>),
+    Ids(Vec<u32>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Tokens {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match obj.extract::<Text>() {
+            Ok(Text(text)) => Ok(Self::Text(text)),
+            Err(e) if e.is_instance_of::<PyTypeError>(obj.py()) => Ok(Self::Ids(obj.extract::<Ids>()?.0)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Tokens {
+    /// The ids; `tokenizer` is asked for only if there is a text to read.
+    pub(crate) fn ids<'a>(self, tokenizer: impl FnOnce() -> Result<&'a Tokenizer>) -> Result<Vec<u32>> {
+        match self {
+            Self::Text(text) => tokenizer()?.encode(text),
+            Self::Ids(ids) => Ok(ids),
+        }
+    }
+}
+
+/// One text, or several, as an argument.
+pub(crate) fn texts(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<Vec<u8>>>> {
+    if obj.is_none() {
+        return Ok(None);
+    }
+    if let Ok(Text(text)) = obj.extract() {
+        return Ok(Some(vec![text]));
+    }
+    let texts = obj.try_iter()?.map(|text| Ok(text?.extract::<Text>()?.0));
+    Ok(Some(texts.collect::<PyResult<_>>()?))
+}
+
+/// A number of things as an argument; a negative one is a RequestError, not PyO3's OverflowError.
+pub(crate) fn count(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
+    obj.extract().map_err(|e: PyErr| match e.is_instance_of::<PyOverflowError>(obj.py()) {
+        true => request("number", "0 or more, in 64 bits", obj),
+        false => e,
+    })
+}
+
+/// As [`count`], where there may be none.
+pub(crate) fn optional_count(obj: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    if obj.is_none() { Ok(None) } else { count(obj).map(Some) }
+}
+
+/// One of `names` as an argument.
+fn name(obj: &Bound<'_, PyAny>, thing: &str, names: &[&'static str]) -> PyResult<&'static str> {
+    let given = obj.cast::<PyString>()?.to_cow()?;
+    let found = names.iter().find(|name| **name == given);
+    found.copied().ok_or_else(|| request(thing, &format!("one of {names:?}"), format!("{given:?}")))
+}
+
+/// Where to compute.
+pub(crate) fn device(obj: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    name(obj, "device", &["auto", "cpu", "gpu"])
+}
+
+/// How vectors are pooled.
+pub(crate) fn pool(obj: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    name(obj, "pool", &["last", "mean", "none"])
+}
+
+/// As [`pool`], where it may be left open.
+pub(crate) fn optional_pool(obj: &Bound<'_, PyAny>) -> PyResult<Option<&'static str>> {
+    if obj.is_none() { Ok(None) } else { pool(obj).map(Some) }
+}

@@ -1,0 +1,138 @@
+//! What `Model.extract` takes and gives.
+
+use pyo3::{
+    exceptions::{PyKeyError, PyTypeError},
+    prelude::*,
+    types::{PyDict, PyMapping},
+};
+use web_rwkv_gguf as engine;
+
+use crate::state::State;
+
+/// A schema as an argument: a mapping of names to descriptions.
+pub(crate) fn schema(obj: &Bound<'_, PyAny>) -> PyResult<Vec<engine::Field>> {
+    let field = |item: Bound<'_, PyAny>| match item.extract::<(String, String)>() {
+        Ok((name, description)) => Ok(engine::Field { name, description }),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "schema: expected a name and its description, both str, found {}",
+            item.repr()?
+        ))),
+    };
+    obj.cast::<PyMapping>()?.items()?.iter().map(field).collect()
+}
+
+/// How long each step of an extraction took, in seconds.
+#[pyclass(module = "web_rwkv_py", frozen, get_all)]
+#[derive(Clone, Copy)]
+pub(crate) struct Timings {
+    /// Document and fields to tokens.
+    tokenize: f64,
+    /// Reading the document.
+    doc_state: f64,
+    /// Embedding all fields.
+    field_analysis: f64,
+    /// Decoding all values.
+    values: f64,
+}
+
+#[pymethods]
+impl Timings {
+    fn __repr__(&self) -> String {
+        let Self { tokenize, doc_state, field_analysis, values } = self;
+        format!(
+            "Timings(tokenize={tokenize:.6}, doc_state={doc_state:.6}, field_analysis={field_analysis:.6}, \
+             values={values:.6})"
+        )
+    }
+}
+
+/// What was found for one field.
+#[pyclass(module = "web_rwkv_py", frozen, get_all)]
+pub(crate) struct Field {
+    /// Name of the field.
+    name: String,
+    /// The value, with white space folded; None if the document has none.
+    value: Option<String>,
+    /// Where the value first stands: `document.encode()[start:end]`; None for one that does not stand there.
+    start: Option<usize>,
+    /// The byte after its last.
+    end: Option<usize>,
+    /// Probability of the answer among those that were allowed, 0 to 1.
+    confidence: f32,
+    /// Cosine of the field's embedding and the document's, -1 to 1.
+    similarity: f32,
+}
+
+#[pymethods]
+impl Field {
+    fn __repr__(&self) -> String {
+        let place = self.start.zip(self.end).map_or("None".into(), |(start, end)| format!("{start}..{end}"));
+        let value = self.value.as_ref().map_or("None".into(), |value| format!("{value:?}"));
+        format!("<Field {}: {value} at {place}, confidence {:.2}>", self.name, self.confidence)
+    }
+}
+
+/// What was found in a document.
+#[pyclass(module = "web_rwkv_py", frozen)]
+pub(crate) struct Extraction {
+    /// One result for each field, in the order of the schema.
+    #[pyo3(get)]
+    fields: Vec<Py<Field>>,
+    /// Tokens of the document and its prompt.
+    #[pyo3(get)]
+    doc_tokens: usize,
+    /// Tokens of all values, their ends included.
+    #[pyo3(get)]
+    generated_tokens: usize,
+    /// How long each step took.
+    #[pyo3(get)]
+    timings: Timings,
+    /// The state after the document: `Model.generate(question, state=state)` asks more of it.
+    #[pyo3(get)]
+    state: Py<State>,
+}
+
+impl Extraction {
+    pub(crate) fn new(py: Python<'_>, found: engine::Extraction) -> PyResult<Self> {
+        let field = |f: engine::Extracted| {
+            let (start, end) = f.range.map(|r| (r.start, r.end)).unzip();
+            let (name, value, confidence, similarity) = (f.name, f.value, f.confidence, f.similarity);
+            Py::new(py, Field { name, value, start, end, confidence, similarity })
+        };
+        let t = found.timings;
+        Ok(Self {
+            fields: found.fields.into_iter().map(field).collect::<PyResult<_>>()?,
+            doc_tokens: found.doc_tokens,
+            generated_tokens: found.generated_tokens,
+            timings: Timings {
+                tokenize: t.tokenize.as_secs_f64(),
+                doc_state: t.doc_state.as_secs_f64(),
+                field_analysis: t.field_analysis.as_secs_f64(),
+                values: t.values.as_secs_f64(),
+            },
+            state: Py::new(py, State(found.state))?,
+        })
+    }
+}
+
+#[pymethods]
+impl Extraction {
+    /// The values by the names of their fields.
+    #[getter]
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let values = PyDict::new(py);
+        self.fields.iter().try_for_each(|f| values.set_item(&f.get().name, &f.get().value))?;
+        Ok(values)
+    }
+
+    fn __getitem__(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<Py<Field>> {
+        let name = name.extract::<String>()?;
+        let field = self.fields.iter().find(|f| f.get().name == name);
+        field.map(|f| f.clone_ref(py)).ok_or_else(|| PyKeyError::new_err(name))
+    }
+
+    fn __repr__(&self) -> String {
+        let fields: Vec<_> = self.fields.iter().map(|f| f.get().__repr__()).collect();
+        format!("Extraction([{}])", fields.join(", "))
+    }
+}

@@ -1,0 +1,36 @@
+//! The Python module `web_rwkv_py`: a thin seam over the engine `web_rwkv_gguf`.
+//!
+//! Everything that can be checked is checked in the engine; here arguments are converted, the GIL is
+//! released around every computation, and errors become exceptions. `python/web_rwkv_py/__init__.pyi` is the
+//! typed interface.
+
+mod arguments;
+mod compute;
+mod error;
+mod extract;
+mod generate;
+mod info;
+mod model;
+mod state;
+mod tokenizer;
+
+/// The compiled part of `web_rwkv_py`, which gives its names on.
+///
+/// Every class is frozen and what changes stands behind a lock, so it needs no GIL.
+#[pyo3::pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use crate::{
+        extract::{Extraction, Field, Timings},
+        generate::Generation,
+        info::{ModelInfo, ModelVersion, PyRnnOption, StateDevice},
+        model::Model,
+        state::State,
+        tokenizer::Tokenizer,
+    };
+
+    /// Version of the package.
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

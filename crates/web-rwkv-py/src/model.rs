@@ -1,0 +1,466 @@
+//! The class `Model`.
+
+use std::{cell::RefCell, path::PathBuf, slice, sync::Arc};
+
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
+use parking_lot::{Mutex, ReentrantMutex};
+use pyo3::prelude::*;
+use web_rwkv_gguf::{
+    self as engine, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
+    Sampler, SamplerOptions,
+};
+
+use crate::{
+    arguments::{Tokens, count, device, optional_count, optional_pool, pool, texts},
+    compute::compute,
+    error::{no_gpu, raise, request},
+    extract::{Extraction, schema},
+    generate::Generation,
+    info::{ModelInfo, PyRnnOption, StateDevice},
+    state::State,
+    tokenizer::Tokenizer,
+};
+
+/// An open model with its live state.
+pub(crate) struct Open {
+    pub(crate) engine: engine::Model,
+    /// Reentrant, so that a progress callback that turns to the live state meets an error and not a deadlock.
+    live: ReentrantMutex<RefCell<engine::State>>,
+}
+
+impl Open {
+    pub(crate) fn tokenizer(&self) -> Result<&engine::Tokenizer> {
+        self.engine.tokenizer().ok_or_else(|| Error::Request {
+            thing: "tokenizer".into(),
+            expected: format!("a vocabulary in {}, or the argument vocab", self.engine.file()),
+            found: "none".into(),
+        })
+    }
+
+    /// Works on the live state, while no other thread does. Never call it with the GIL: whoever has the state
+    /// may be waiting for the GIL.
+    fn live<T>(&self, work: impl FnOnce(&mut engine::State) -> Result<T>) -> Result<T> {
+        let live = self.live.lock();
+        let mut live = live.try_borrow_mut().map_err(|_| Error::Request {
+            thing: "live state".into(),
+            expected: "one use at a time".into(),
+            found: "a progress callback that uses it".into(),
+        })?;
+        work(&mut live)
+    }
+}
+
+/// A model: `Model(path)` opens a GGUF or safetensors file, told by its content.
+///
+/// Wherever tokens go, a text does too. `run` goes on from the live state; `embed`, `generate` and `extract`
+/// start from zeros, or from a state that they are given, and never touch the live one. All computations
+/// release the GIL, and any number of threads may share a model.
+///
+/// `quant`, `quant_nf4` and `quant_sf4` must be 0: quantized weights come from the file. `threads` is by default
+/// the number of physical cores. `vocab` is a vocabulary file for models that have none of their own.
+#[pyclass(module = "web_rwkv_py", frozen)]
+pub(crate) struct Model(Mutex<Option<Arc<Open>>>);
+
+impl Model {
+    fn open(&self) -> PyResult<Arc<Open>> {
+        self.0.lock().clone().ok_or_else(|| request("model", "an open one", "a closed one"))
+    }
+
+    fn advance(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        token_chunk_size: u64,
+        option: RnnOption,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<f32>> {
+        let open = self.open()?;
+        let size = token_chunk_size as usize;
+        compute(py, progress.as_ref(), |tell| {
+            let ids = tokens.ids(|| open.tokenizer())?;
+            open.live(|live| {
+                // What may be stopped half way needs to go back.
+                let before = (progress.is_some() || ids.len() > size).then(|| live.clone());
+                let input = RnnInput::new(vec![RnnInputBatch::new(ids, option)], size);
+                let result = open.engine.infer_with(&input, slice::from_mut(live), tell);
+                if let (Err(_), Some(before)) = (&result, before) {
+                    *live = before;
+                }
+                Ok(result?.0.remove(0))
+            })
+        })
+    }
+
+    fn embeddings(
+        &self,
+        py: Python<'_>,
+        sequences: Vec<Tokens>,
+        token_chunk_size: u64,
+        pool: Pool,
+        state: Option<&State>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<Vec<f32>>> {
+        let open = self.open()?;
+        compute(py, progress.as_ref(), |tell| {
+            let ids = sequences.into_iter().map(|tokens| tokens.ids(|| open.tokenizer()));
+            let ids = ids.collect::<Result<Vec<_>>>()?;
+            let state = state.map_or_else(|| open.engine.init_state(), |s| s.0.clone());
+            let mut states = vec![state; ids.len()];
+            open.engine.embed_with(&ids, pool, token_chunk_size as usize, &mut states, tell)
+        })
+    }
+}
+
+/// Where a live state comes from.
+#[derive(FromPyObject)]
+enum Source {
+    State(Py<State>),
+    Path(PathBuf),
+}
+
+/// The pool of a name that [`pool`] has checked.
+fn named(pool: &str) -> Pool {
+    match pool {
+        "mean" => Pool::Mean,
+        "none" => Pool::None,
+        _ => Pool::Last,
+    }
+}
+
+/// `[C]`, or `[T, C]` of the vectors of all tokens; the array takes the buffer over.
+fn pooled(
+    py: Python<'_>,
+    rows: Vec<f32>,
+    pool: Pool,
+    channels: usize,
+) -> PyResult<Bound<'_, PyArrayDyn<f32>>> {
+    let shape = if pool == Pool::None { vec![rows.len() / channels, channels] } else { vec![rows.len()] };
+    PyArray1::from_vec(py, rows).reshape(shape)
+}
+
+#[pymethods]
+impl Model {
+    #[new]
+    #[pyo3(signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device="auto", threads=None, vocab=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        #[pyo3(from_py_with = count)] quant: u64,
+        #[pyo3(from_py_with = count)] quant_nf4: u64,
+        #[pyo3(from_py_with = count)] quant_sf4: u64,
+        #[pyo3(from_py_with = device)] device: &'static str,
+        #[pyo3(from_py_with = optional_count)] threads: Option<u64>,
+        vocab: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        for (thing, layers) in [("quant", quant), ("quant_nf4", quant_nf4), ("quant_sf4", quant_sf4)] {
+            if layers != 0 {
+                return Err(request(thing, "0, as quantized weights come from the file", layers));
+            }
+        }
+        if device == "gpu" {
+            return Err(no_gpu());
+        }
+        let options = Options { threads: threads.map(|n| n as usize), ..Options::default() };
+        let open = py.detach(|| {
+            let mut engine = engine::Model::open(path, options)?;
+            if let Some(vocab) = vocab {
+                engine = engine.with_tokenizer(engine::Tokenizer::open(&vocab)?);
+            }
+            let live = ReentrantMutex::new(RefCell::new(engine.init_state()));
+            Ok(Open { engine, live })
+        });
+        Ok(Self(Mutex::new(Some(Arc::new(open.map_err(raise)?)))))
+    }
+
+    /// The sizes of the model.
+    fn info(&self, py: Python<'_>) -> PyResult<ModelInfo> {
+        ModelInfo::new(py, self.open()?.engine.info())
+    }
+
+    /// The tokenizer of the file's own vocabulary, or of the one that `vocab` named.
+    ///
+    /// Raises RequestError if there is none.
+    #[getter]
+    fn tokenizer(&self) -> PyResult<Tokenizer> {
+        Tokenizer::of(self.open()?).map_err(raise)
+    }
+
+    /// Threads that the model computes on.
+    #[getter]
+    fn threads(&self) -> PyResult<usize> {
+        Ok(self.open()?.engine.threads())
+    }
+
+    /// The state before any token: zeros.
+    fn init_state(&self) -> PyResult<State> {
+        Ok(State(self.open()?.engine.init_state()))
+    }
+
+    /// Sets the live state to zeros.
+    fn clear_state(&self, py: Python<'_>) -> PyResult<()> {
+        let open = self.open()?;
+        let clear = || {
+            open.live(|live| {
+                *live = open.engine.init_state();
+                Ok(())
+            })
+        };
+        py.detach(clear).map_err(raise)
+    }
+
+    /// Sets the live state to a copy of `state`, or to what a file that `State.save` wrote holds.
+    fn load_state(&self, py: Python<'_>, state: Source) -> PyResult<()> {
+        let open = self.open()?;
+        let set = || {
+            let state = match state {
+                Source::Path(path) => open.engine.load_state(path)?,
+                Source::State(state) => {
+                    open.engine.check_state(&state.get().0)?;
+                    state.get().0.clone()
+                }
+            };
+            open.live(|live| {
+                *live = state;
+                Ok(())
+            })
+        };
+        py.detach(set).map_err(raise)
+    }
+
+    /// A copy of the live state.
+    #[pyo3(signature = (device=StateDevice::Cpu))]
+    fn back_state(&self, py: Python<'_>, device: StateDevice) -> PyResult<State> {
+        device.check()?;
+        let open = self.open()?;
+        py.detach(|| open.live(|live| Ok(State(live.clone())))).map_err(raise)
+    }
+
+    /// A copy of the live state as an array, f32 `[L * (N + 2) * C]`, laid out as `State`. It is the one copy:
+    /// the array takes its buffer over, and can be written to.
+    #[pyo3(signature = (device=StateDevice::Cpu))]
+    fn back_state_numpy<'py>(
+        &self,
+        py: Python<'py>,
+        device: StateDevice,
+    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        Ok(PyArray1::from_vec(py, self.back_state(py, device)?.0.into_vec()))
+    }
+
+    /// Reads T tokens on from the live state, `token_chunk_size` at a time, and gives what `option` says: by
+    /// default the logits after the last one, `[V]`.
+    ///
+    /// `progress(read, total)` is called after each chunk, in tokens; it must not use the live state. After an
+    /// exception, its own or that of Ctrl-C, the live state is as it was before.
+    #[pyo3(signature = (tokens, token_chunk_size=128, option=None, *, progress=None))]
+    fn run(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        option: Option<PyRnnOption>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<f32>> {
+        self.advance(py, tokens, token_chunk_size, option.unwrap_or(PyRnnOption::Last).into(), progress)
+    }
+
+    /// As `run` with `PyRnnOption.Full`: logits after every token, flat `[T * V]`.
+    #[pyo3(signature = (tokens, token_chunk_size=128, *, progress=None))]
+    fn run_full(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<f32>> {
+        self.advance(py, tokens, token_chunk_size, RnnOption::Full, progress)
+    }
+
+    /// Hidden vectors after ln_out of T tokens, read on from `state` or else from zeros; the head is not
+    /// computed, and the live state plays no part.
+    ///
+    /// Gives the vector of the last token, f32 `[C]`, or with `last_only=False` those of all, flat `[T * C]`.
+    /// `pool` says it otherwise, and goes before: "last" and "mean" give `[C]`, "none" gives `[T, C]`.
+    #[pyo3(signature = (tokens, token_chunk_size=128, last_only=true, *, pool=None, state=None, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn embed<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Tokens,
+        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        last_only: bool,
+        #[pyo3(from_py_with = optional_pool)] pool: Option<&'static str>,
+        state: Option<PyRef<'_, State>>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let flat = pool.is_none();
+        let pool = named(pool.unwrap_or(if last_only { "last" } else { "none" }));
+        let channels = self.open()?.engine.info().num_emb;
+        let mut rows =
+            self.embeddings(py, vec![tokens], token_chunk_size, pool, state.as_deref(), progress)?;
+        pooled(py, rows.remove(0), if flat { Pool::Last } else { pool }, channels)
+    }
+
+    /// Hidden vectors after ln_out of several sequences of any lengths, in one pass, each read on from `state`
+    /// or else from zeros; the head is not computed, and the live state plays no part.
+    ///
+    /// Gives an array for each: with `pool` "last" and "mean" f32 `[C]`, with "none" `[T, C]`.
+    /// `token_chunk_size` counts the tokens of all sequences together.
+    #[pyo3(signature = (sequences, token_chunk_size=512, *, pool="last", state=None, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn embed_batch<'py>(
+        &self,
+        py: Python<'py>,
+        sequences: Vec<Tokens>,
+        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        #[pyo3(from_py_with = pool)] pool: &'static str,
+        state: Option<PyRef<'_, State>>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<Bound<'py, PyArrayDyn<f32>>>> {
+        let pool = named(pool);
+        let channels = self.open()?.engine.info().num_emb;
+        let rows = self.embeddings(py, sequences, token_chunk_size, pool, state.as_deref(), progress)?;
+        rows.into_iter().map(|rows| pooled(py, rows, pool, channels)).collect()
+    }
+
+    /// Continues a text and gives what was written, up to `max_tokens`, to the first of the texts `stop`, which
+    /// is left out, or to the end of the document.
+    ///
+    /// It goes on from `state`, which stays as it is, or else from zeros. `temperature` 0 takes the likeliest
+    /// token; else of the `top_k` likeliest (0: all) and those that together have probability `top_p`, one is
+    /// drawn by p ** (1 / temperature); the same `seed` draws the same. The penalties are taken off the logits
+    /// of tokens that have come, `frequency_penalty` for each time, a count that `penalty_decay` shrinks at
+    /// each token.
+    #[pyo3(signature = (prompt, max_tokens=256, temperature=1.0, top_p=0.7, top_k=0, stop=None, seed=0,
+                        presence_penalty=0.0, frequency_penalty=0.0, penalty_decay=0.996, *, state=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn generate(
+        &self,
+        py: Python<'_>,
+        prompt: Tokens,
+        #[pyo3(from_py_with = count)] max_tokens: u64,
+        temperature: f32,
+        top_p: f32,
+        #[pyo3(from_py_with = count)] top_k: u64,
+        #[pyo3(from_py_with = texts)] stop: Option<Vec<Vec<u8>>>,
+        #[pyo3(from_py_with = count)] seed: u64,
+        presence_penalty: f32,
+        frequency_penalty: f32,
+        penalty_decay: f32,
+        state: Option<PyRef<'_, State>>,
+    ) -> PyResult<String> {
+        let text = self.stream(
+            py,
+            prompt,
+            max_tokens,
+            temperature,
+            top_p,
+            top_k,
+            stop,
+            seed,
+            presence_penalty,
+            frequency_penalty,
+            penalty_decay,
+            state,
+        )?;
+        while text.__next__(py)?.is_some() {
+            py.check_signals()?;
+        }
+        Ok(text.text(py))
+    }
+
+    /// As `generate`, but an iterator over the pieces of the text as they become certain; nothing is computed
+    /// before the first is asked for.
+    #[pyo3(signature = (prompt, max_tokens=256, temperature=1.0, top_p=0.7, top_k=0, stop=None, seed=0,
+                        presence_penalty=0.0, frequency_penalty=0.0, penalty_decay=0.996, *, state=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn stream(
+        &self,
+        py: Python<'_>,
+        prompt: Tokens,
+        #[pyo3(from_py_with = count)] max_tokens: u64,
+        temperature: f32,
+        top_p: f32,
+        #[pyo3(from_py_with = count)] top_k: u64,
+        #[pyo3(from_py_with = texts)] stop: Option<Vec<Vec<u8>>>,
+        #[pyo3(from_py_with = count)] seed: u64,
+        presence_penalty: f32,
+        frequency_penalty: f32,
+        penalty_decay: f32,
+        state: Option<PyRef<'_, State>>,
+    ) -> PyResult<Generation> {
+        let open = self.open()?;
+        let sampler = SamplerOptions {
+            temperature,
+            top_k: top_k as usize,
+            top_p,
+            presence_penalty,
+            frequency_penalty,
+            penalty_decay,
+            seed,
+        };
+        let state = state.as_deref();
+        let text = py.detach(|| {
+            let prompt = prompt.ids(|| open.tokenizer())?;
+            let state = state.map_or_else(|| open.engine.init_state(), |s| s.0.clone());
+            let stop = stop.unwrap_or_default();
+            engine::Generation::new(&prompt, state, Sampler::new(sampler), max_tokens as usize, stop)
+        });
+        Ok(Generation::new(open, text.map_err(raise)?))
+    }
+
+    /// Finds the fields of `schema`, name to description, in a document.
+    ///
+    /// The document is read once; each field is embedded, and its value decoded from a fork of the document's
+    /// state. Values are quoted: they stand in the document word for word, unless `free` lets the model word
+    /// them. `none_bias` is taken off the logit of "none": above zero, fewer fields are held to be absent.
+    /// `max_tokens` is the longest value. `progress(read, total)` is called in tokens while the document is read.
+    #[pyo3(signature = (document, schema, *, free=false, none_bias=None, max_tokens=None, progress=None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn extract(
+        &self,
+        py: Python<'_>,
+        document: String,
+        #[pyo3(from_py_with = schema)] schema: Vec<engine::Field>,
+        free: bool,
+        none_bias: Option<f32>,
+        #[pyo3(from_py_with = optional_count)] max_tokens: Option<u64>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Extraction> {
+        let open = self.open()?;
+        let mut options = ExtractOptions::default();
+        options.free = free;
+        options.none_bias = none_bias.unwrap_or(options.none_bias);
+        options.max_tokens = max_tokens.map_or(options.max_tokens, |n| n as usize);
+        let found = compute(py, progress.as_ref(), |tell| {
+            open.tokenizer()?;
+            open.engine.extract(&document, &schema, &options, tell)
+        })?;
+        Extraction::new(py, found)
+    }
+
+    /// Gives the model's memory back, once what other threads are at is done; after it every call raises
+    /// RequestError.
+    fn close(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn __enter__(slf: Py<Self>) -> PyResult<Py<Self>> {
+        slf.get().open()?;
+        Ok(slf)
+    }
+
+    fn __exit__(&self, _kind: &Bound<'_, PyAny>, _error: &Bound<'_, PyAny>, _traceback: &Bound<'_, PyAny>) {
+        self.close();
+    }
+
+    fn __repr__(&self) -> String {
+        match self.open() {
+            Ok(open) => {
+                let engine::ModelInfo { version, num_layer, num_emb, .. } = open.engine.info();
+                format!("<Model {:?}: {version}, {num_layer} layers, width {num_emb}>", open.engine.file())
+            }
+            Err(_) => "<Model, closed>".into(),
+        }
+    }
+}
