@@ -2,18 +2,27 @@
 PYTHON ?= python3
 VENV := .venv
 WITNESS := $(CURDIR)/target/witness
+WHEEL := target/wheel
 SHARED := $(CURDIR)/../shared
 DEMO := models/rwkv7-mail/demo
 
-.PHONY: demo test lint bench witness
+.PHONY: demo test lint bench witness wheel
 
 demo:
 	cargo build --release --locked -p web-rwkv-cli
 	@for schema in $(DEMO)/*.toml; do \
 	  target/release/web-rwkv extract --table --schema $$schema $${schema%.toml}.eml || exit 1; done
 
-test: witness
+test: witness wheel
 	WITNESS_DIR=$(WITNESS) cargo test --workspace --locked
+	$(VENV)/bin/python -m mypy.stubtest web_rwkv_py
+	WITNESS_DIR=$(WITNESS) $(VENV)/bin/pytest -q -rs crates/web-rwkv-py
+
+# The Python module, as a wheel for every Python from 3.9 on, and in the environment of the tests.
+wheel: $(VENV)/done
+	rm -rf $(WHEEL)
+	$(VENV)/bin/maturin build -q --release --locked -m crates/web-rwkv-py/Cargo.toml -o $(WHEEL)
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(WHEEL)/*.whl
 
 # Answers of independent implementations, which the tests compare with.
 witness: $(WITNESS)/done
@@ -31,9 +40,12 @@ $(VENV)/done: tools/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps rwkv==0.8.32
 	touch $@
 
-lint:
+lint: $(VENV)/done
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(VENV)/bin/ruff check crates/web-rwkv-py
+	$(VENV)/bin/ruff format --check crates/web-rwkv-py
+	cd crates/web-rwkv-py && $(CURDIR)/$(VENV)/bin/mypy
 
 bench:
 	cargo build --release --locked -p web-rwkv-cli
