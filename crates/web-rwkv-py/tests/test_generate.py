@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import web_rwkv_py as wrp
-from conftest import MODELS
 
 
 def greedy(model: wrp.Model, prompt: str, count: int) -> list[int]:
@@ -89,59 +87,3 @@ def test_pieces_never_split_a_character(babbler: wrp.Model, seed: int) -> None:
     assert all(pieces)
     for whole in "€🙂ü":
         assert sum(piece.count(whole) for piece in pieces) == want.count(whole)
-
-
-def test_documents_of_the_demo_are_extracted(model: wrp.Model) -> None:
-    lines = (MODELS / "demo-emails.jsonl").read_text().splitlines()
-    right = total = 0
-    for mail in map(json.loads, lines):
-        found = model.extract(mail["email"], mail["schema"])
-        assert [f.name for f in found.fields] == list(mail["schema"])
-        for field in found.fields:
-            assert found[field.name].value == field.value == found.values[field.name]
-            assert 0 < field.confidence <= 1
-            assert -1.001 <= field.similarity <= 1.001
-            if field.value is not None:
-                quoted = mail["email"].encode()[field.start : field.end].decode()
-                assert " ".join(quoted.split()) == field.value
-            gold = mail["gold"][field.name]
-            right += (field.value or "none").strip(".,;:!").lower() == gold.strip(".,;:!").lower()
-            total += 1
-        times = found.timings
-        assert min(times.tokenize, times.doc_state, times.field_analysis, times.values) > 0
-        assert found.generated_tokens >= len(found.fields)
-    # The model card: 86.7 % of 30.
-    assert total == 30
-    assert right >= 26
-
-
-def test_extraction_gives_the_state_of_the_document(model: wrp.Model) -> None:
-    mail, schema = " Your order ORD-7 ships on 12 June. ", {"order_number": "number of the order"}
-    found = model.extract(mail, schema)
-    model.run(f"User: {mail.strip()}\n\n", option=wrp.PyRnnOption.EmbedLast)
-    np.testing.assert_allclose(found.state.to_numpy(), model.back_state_numpy(), atol=1e-3)
-    hidden = [model.embed(f"User: {mail.strip()}\n\n"), model.embed("order_number: number of the order")]
-    a, b = (h / np.linalg.norm(h) for h in hidden)
-    assert found["order_number"].similarity == pytest.approx(float(a @ b), abs=1e-4)
-    question = "order_number: number of the order\n\nAssistant:"
-    answer = model.generate(question, temperature=0, stop="\n\n", state=found.state)
-    assert model.extract(mail, schema, free=True)["order_number"].value == answer.strip()
-    with pytest.raises(KeyError):
-        found["missing"]
-    assert "order_number" in repr(found)
-
-
-def test_extraction_tells_its_progress(model: wrp.Model) -> None:
-    told: list[tuple[int, int]] = []
-    found = model.extract("A mail. " * 300, {"a": "b"}, progress=lambda *at: told.append(at))
-    assert len(told) > 1
-    assert told[-1] == (found.doc_tokens, found.doc_tokens)
-
-
-def test_options_of_extraction(model: wrp.Model) -> None:
-    mail, schema = "Your order ORD-7 ships on 12 June.", {"order_number": "number of the order"}
-    assert model.extract(mail, schema, none_bias=-1000.0)["order_number"].value is None
-    assert model.extract(mail, schema, none_bias=1000.0)["order_number"].value is not None
-    assert model.extract(mail, schema, max_tokens=2).generated_tokens <= 3
-    assert model.extract("", schema).fields[0].start is None
-    assert model.extract(mail, {}).values == {}
