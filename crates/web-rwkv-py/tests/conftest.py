@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import web_rwkv_py as wrp
 from safetensors.numpy import save_file
+
+import web_rwkv_py as wrp
 
 MODELS = Path(__file__).parents[3] / "models" / "rwkv7-mail"
 EMBEDDED = MODELS / "rwkv7-mail-q4_k_m.gguf"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import web_rwkv_py as wrp
 from conftest import EMBEDDED
 
@@ -204,7 +205,7 @@ def test_progress_may_not_use_the_live_state(model: wrp.Model) -> None:
 def test_ctrl_c_stops_the_work(model: wrp.Model) -> None:
     before = model.back_state()
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, a late signal must not miss the block
         timer.start()
         model.run([1] * 1_000_000)
     timer.join()

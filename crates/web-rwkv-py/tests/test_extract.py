@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 import web_rwkv_py as wrp
 from conftest import MODELS
 

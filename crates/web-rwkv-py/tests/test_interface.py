@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import web_rwkv_py as wrp
-from conftest import EMBEDDED
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file
+
+import web_rwkv_py as wrp
+from conftest import EMBEDDED
 
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(1, 8192, 300)]
 

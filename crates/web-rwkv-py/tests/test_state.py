@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import web_rwkv_py as wrp
 from numpy.testing import assert_array_equal
+
+import web_rwkv_py as wrp
 
 
 @pytest.fixture

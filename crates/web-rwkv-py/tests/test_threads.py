@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
 import web_rwkv_py as wrp
 from conftest import EMBEDDED
 
