@@ -1,0 +1,119 @@
+"""Runs and extractions as rich texts and tables, for the screen and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+from web_rwkv_py import Extraction, Field
+
+from .benchmark import BACKENDS, PEER, STEPS, Backend, Run, Step
+
+# Light enough for black letters, and so fit for a dark and a light screen.
+_COLOURS = ("#ffd166", "#8fd694", "#7cc6fe", "#f7a1a1", "#cdb4f6", "#f9b87f", "#7fe0d0", "#e6a8d7")
+# These two are read on both, too.
+_GOOD, _BAD = "#40a02b", "#e5741f"
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+def colour(field: int) -> str:
+    """The style of a field's name and of its value in the mail."""
+    return f"bold black on {_COLOURS[field % len(_COLOURS)]}"
+
+
+def marked(document: str, fields: Sequence[Field] = ()) -> Text:
+    """A mail with the values where they stand; ranges are bytes of its UTF-8."""
+    text, data = Text(document), document.encode()
+    for i, field in enumerate(fields):
+        if field.start is not None and field.end is not None:
+            start, end = (len(data[:at].decode(errors="ignore")) for at in (field.start, field.end))
+            text.stylize(colour(i), start, end)
+    return text
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of `share` (0 to 1) of `width` cells, in eighths of a cell."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width)
+
+
+def similarity(field: Field, fields: Sequence[Field], width: int = 6) -> Text:
+    """The cosine of a field and the document; the largest of all fields fills the bar, and below zero it is orange."""
+    largest = max((abs(f.similarity) for f in fields), default=0.0) or 1.0
+    style = _BAD if field.similarity < 0 else _GOOD
+    return Text.assemble((bar(abs(field.similarity) / largest, width), style), f" {field.similarity:+.3f}")
+
+
+def field_row(i: int, extraction: Extraction) -> list[Text]:
+    """Field, value, confidence, similarity."""
+    field = extraction.fields[i]
+    value = Text(field.value) if field.value is not None else Text("–", style="dim")
+    return [
+        Text(field.name, style=colour(i)),
+        value,
+        Text(f"{field.confidence:.0%}", justify="right"),
+        similarity(field, extraction.fields),
+    ]
+
+
+def figure(run: Run | None, step: Step, backend: Backend) -> Text:
+    """The figure of one backend, and how many times as fast as llama.cpp it is."""
+    measurement = run and run.backends.get(backend.id)
+    median = measurement.median(step.id) if measurement else None
+    if run is None or median is None:
+        return Text("–", style="dim", justify="right")
+    digits = 3 if median < 1 else 1 if median < 1000 else 0
+    text = Text(f"{median:.{digits}f} {step.unit}", justify="right")
+    ratio = run.ratio(step, backend.id)
+    if backend.id != PEER and ratio is not None:
+        text.append(f" {ratio:5.2f}×", style=f"bold {_GOOD if ratio >= 1 else _BAD}")
+    return text
+
+
+def detail(step: Step) -> Text:
+    """How llama.cpp does a step."""
+    return Text.assemble((f"{step.title} in llama.cpp", "bold"), f": {step.in_llama}")
+
+
+def what(run: Run | None) -> str:
+    """What a run's figures are of, in one line."""
+    if run is None or not run.document_tokens:
+        return "median of warm rounds, backends in turn · ×: as fast as llama.cpp"
+    return (
+        f"{run.document_tokens} tokens of mail · {run.fields} fields of {run.field_tokens} tokens · "
+        f"{run.threads} threads · median of {run.rounds} warm rounds, backends in turn · ×: as fast as llama.cpp"
+    )
+
+
+def remarks(run: Run | None) -> list[str]:
+    """What must be said of the backends beside their figures."""
+    said = []
+    for measurement in run.backends.values() if run else ():
+        if measurement.error:
+            said.append(f"{measurement.title}: {measurement.error}")
+        elif measurement.same_tokens is False:
+            said.append(f"{measurement.title} would split the texts into other tokens; it was fed the same ids")
+    return said
+
+
+def history_row(run: Run) -> list[Text]:
+    """Time, model, mail, tokens, and each step of ours on the CPU."""
+    facts = (run.time[11:19], Path(run.model).stem, run.mail, str(run.document_tokens))
+    return [*map(Text, facts), *(figure(run, step, BACKENDS[0]) for step in STEPS)]
+
+
+def terminal_table(run: Run) -> Table:
+    """All figures for a terminal, with what was measured."""
+    table = Table(caption="\n".join([what(run), *remarks(run)]), caption_justify="left", caption_style="dim")
+    table.add_column("step", no_wrap=True)
+    for backend in BACKENDS:
+        table.add_column(backend.title, justify="right", no_wrap=True)
+    table.add_column("measured", overflow="fold", ratio=1)
+    for step in STEPS:
+        figures = (figure(run, step, backend) for backend in BACKENDS)
+        measured = Text.assemble(step.measured, (f"\nllama.cpp: {step.in_llama}", "dim"))
+        table.add_row(step.title, *figures, measured)
+    return table
