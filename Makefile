@@ -6,23 +6,31 @@ WHEEL := target/wheel
 SHARED := $(CURDIR)/../shared
 DEMO := models/rwkv7-mail/demo
 
-.PHONY: demo test lint bench witness wheel
+PIP := $(VENV)/bin/pip install -q --disable-pip-version-check
 
-demo:
+.PHONY: demo test lint bench witness python
+
+demo: python
 	cargo build --release --locked -p web-rwkv-cli
 	@for schema in $(DEMO)/*.toml; do \
 	  target/release/web-rwkv extract --table --schema $$schema $${schema%.toml}.eml || exit 1; done
+	rm -f target/demo.jsonl
+	$(VENV)/bin/rwkv-email-agent extract $(DEMO) --schema $(DEMO)/shipping.toml --out target/demo.jsonl
+	$(VENV)/bin/rwkv-email-agent search $(DEMO) "when is the parcel delivered" --top 3
+	$(VENV)/bin/rwkv-email-agent dashboard --headless --repeats 3
 
-test: witness wheel
+test: witness python
 	WITNESS_DIR=$(WITNESS) cargo test --workspace --locked
 	$(VENV)/bin/python -m mypy.stubtest web_rwkv_py
 	WITNESS_DIR=$(WITNESS) $(VENV)/bin/pytest -q -rs crates/web-rwkv-py
+	cd email-agent && $(CURDIR)/$(VENV)/bin/pytest -q -rs
 
-# The Python module, as a wheel for every Python from 3.9 on, and in the environment of the tests.
-wheel: $(VENV)/done
+# The module web_rwkv_py, as a wheel for every Python from 3.9 on, and the email agent.
+python: $(VENV)/done
 	rm -rf $(WHEEL)
 	$(VENV)/bin/maturin build -q --release --locked -m crates/web-rwkv-py/Cargo.toml -o $(WHEEL)
-	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(WHEEL)/*.whl
+	$(PIP) --no-deps --force-reinstall $(WHEEL)/*.whl
+	$(PIP) --no-deps --no-build-isolation -e email-agent
 
 # Answers of independent implementations, which the tests compare with.
 witness: $(WITNESS)/done
@@ -34,10 +42,10 @@ $(WITNESS)/done: Makefile tools/witness_*.py tools/reference_forward.py $(VENV)/
 	$(VENV)/bin/python tools/witness_tokenizer.py $(WITNESS)
 	touch $@
 
-$(VENV)/done: tools/requirements.txt
+$(VENV)/done: tools/requirements.txt email-agent/requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -r tools/requirements.txt
-	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps rwkv==0.8.32
+	$(PIP) -r tools/requirements.txt -r email-agent/requirements-dev.txt
+	$(PIP) --no-deps rwkv==0.8.32
 	touch $@
 
 lint: $(VENV)/done
@@ -46,6 +54,8 @@ lint: $(VENV)/done
 	$(VENV)/bin/ruff check crates/web-rwkv-py
 	$(VENV)/bin/ruff format --check crates/web-rwkv-py
 	cd crates/web-rwkv-py && $(CURDIR)/$(VENV)/bin/mypy
+	cd email-agent && $(CURDIR)/$(VENV)/bin/ruff check . && $(CURDIR)/$(VENV)/bin/ruff format --check .
+	cd email-agent && $(CURDIR)/$(VENV)/bin/mypy
 
 bench:
 	cargo build --release --locked -p web-rwkv-cli
