@@ -3,8 +3,9 @@
 usage: witness_models.py DIR [SHARED]
 
 For each weight type a random RWKV-7 (DIR/<type>.gguf) whose matrices are random blocks of that type, with
-logits at every position in f64 over the weights as gguf.quants decodes them (DIR/<type>.safetensors). Where
-the folder SHARED exists, also the golden vectors of the trained models in it, as safetensors.
+logits at every position in f64 over the weights as gguf.quants decodes them (DIR/<type>.safetensors); the same
+for the embedded model, with hidden vectors and states (DIR/embedded.golden). Where the folder SHARED exists,
+also the golden vectors of the trained models in it, as safetensors.
 """
 
 import sys
@@ -104,6 +105,60 @@ def random_model(path: Path, kind: str, rng: np.random.Generator) -> dict:
     return official
 
 
+NAMES = {
+    "token_embd": "emb",
+    "token_embd_norm": "blocks.0.ln0",
+    "output_norm": "ln_out",
+    "output": "head",
+    "attn_norm": "ln1",
+    "attn_norm_2": "ln2",
+    "time_mix_ln": "att.ln_x",
+    "channel_mix_key": "ffn.key",
+    "channel_mix_value": "ffn.value",
+    "channel_mix_lerp_k": "ffn.x_k",
+}
+MATRICES = ("receptance", "key", "value", "output")
+
+
+def decoded(path: Path) -> dict:
+    """The tensors of a GGUF as gguf.quants decodes them, under official names."""
+    official = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        *block, name, suffix = tensor.name.rsplit(".", 2) if tensor.name.startswith("blk.") else tensor.name.split(".")
+        layer = block[0].replace("blk", "blocks") + "." if block else ""
+        part = name.removeprefix("time_mix_")
+        if part == "lerp_fused":
+            mix = values.reshape(-1, values.shape[-1])
+            official.update({f"{layer}att.x_{c}": row for c, row in zip("rwkvag", mix, strict=False)})
+        elif name in NAMES:
+            x = NAMES[name]
+            official[layer + x + ("" if x == "ffn.x_k" else f".{suffix}")] = values
+        elif part in MATRICES:
+            official[f"{layer}att.{part}.weight"] = values
+        elif part[-1] in "12":
+            official[f"{layer}att.{part}"] = values.T
+        elif part == "r_k":
+            official[f"{layer}att.r_k"] = values.reshape(-1, N)
+        else:
+            official[f"{layer}att.{part}"] = values.ravel()
+    return official
+
+
+def golden(path: Path, rng: np.random.Generator) -> dict:
+    """What a model file gives after random tokens, in f64."""
+    model, out = Model(decoded(path), np.float64), {}
+    for i, count in enumerate([1, 7, 40]):
+        ids = rng.integers(1, model.V, count)
+        model.reset()
+        hidden = [model.hidden(t) for t in ids][-1]
+        logits = model.w["head.weight"] @ hidden
+        state = {"att_shift": np.array(model.xa), "wkv": np.array(model.st), "ffn_shift": np.array(model.xf)}
+        for name, x in {"ids": ids.astype(np.int32), "hidden": hidden, "logits": logits, **state}.items():
+            out[f"{i}_{name}"] = np.ascontiguousarray(x)
+    return out
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
@@ -113,6 +168,9 @@ def main() -> None:
         ids = rng.integers(0, V, 24)
         logits = np.array([model.forward(t) for t in ids])
         save_file({"ids": ids.astype(np.int32), "logits": logits}, out / f"{kind.lower()}.safetensors")
+
+    embedded = Path(__file__).parents[1] / "models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf"
+    save_file(golden(embedded, rng), out / "embedded.golden")
 
     shared = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     if not (shared and shared.is_dir()):

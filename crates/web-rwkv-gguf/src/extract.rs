@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Model, Pool, Progress, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, Verdict,
-    generate::END_OF_DOCUMENT,
+    Error, Model, Pool, Progress, Result, RnnInput, RnnInputBatch, RnnOption, State, Tokenizer, Verdict,
+    generate::{END_OF_DOCUMENT, find_stop},
 };
 
 /// What the model answers for a field that the document does not have.
@@ -41,6 +41,21 @@ pub struct ExtractOptions {
 impl Default for ExtractOptions {
     fn default() -> Self {
         Self { free: false, none_bias: 0.0, max_tokens: 120, token_chunk_size: RnnInput::CHUNK }
+    }
+}
+
+impl ExtractOptions {
+    fn check(&self) -> Result<()> {
+        let wrong = |thing: &str, expected: &str, found: String| {
+            Err(Error::Request { thing: thing.into(), expected: expected.into(), found })
+        };
+        if !self.none_bias.is_finite() {
+            return wrong("none_bias", "a finite number", self.none_bias.to_string());
+        }
+        if self.max_tokens == 0 {
+            return wrong("max_tokens", "at least 1", "0".into());
+        }
+        Ok(())
     }
 }
 
@@ -93,7 +108,8 @@ impl Model {
     /// The prompts are RWKV's `User: {document}\n\n{name}: {description}\n\nAssistant:`.
     ///
     /// # Errors
-    /// For a model file without a vocabulary, or a vocabulary that does not cover the text.
+    /// For options that make no sense, a model file without a vocabulary, or a vocabulary that does not cover
+    /// the text.
     pub fn extract<V: Verdict>(
         &self,
         document: &str,
@@ -101,6 +117,7 @@ impl Model {
         options: &ExtractOptions,
         progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<Extraction> {
+        options.check()?;
         let tokenizer = self.needs_tokenizer()?;
         let mut timings = Timings::default();
         let clock = Instant::now();
@@ -164,6 +181,10 @@ impl Model {
     ) -> Result<Vec<Answer>> {
         let quote = Quote::new(tokenizer, document)?;
         let none = tokenizer.encode(format!(" {NONE}"))?[0];
+        let vocab = self.info().num_vocab;
+        if let Some(&token) = [none, quote.stop].iter().find(|t| **t as usize >= vocab) {
+            return Err(Error::Token { token, vocab });
+        }
         let mut answers: Vec<_> = questions.iter().map(|_| Answer::new(&quote)).collect();
         let mut open: Vec<_> = (0..questions.len()).collect();
         let mut states = vec![state.clone(); questions.len()];
@@ -241,7 +262,7 @@ impl<'a> Quote<'a> {
             }
             before = c;
         }
-        // A byte that no text has keeps quotations from running on into the `none`.
+        // A gap that no quotation crosses (`rest`), and then the `none`.
         text.push(0);
         let none = text.len();
         starts.push(none);
@@ -292,8 +313,11 @@ impl Answer {
     /// Takes the likeliest token; `None` where the answer ends.
     fn take_free(&mut self, tokenizer: &Tokenizer, logits: &[f32]) -> Option<u32> {
         let token = self.take((0..logits.len() as u32).collect(), logits);
+        let from = self.bytes.len();
         self.bytes.extend(tokenizer.token(token).unwrap_or_default());
-        (token != END_OF_DOCUMENT && !self.bytes.ends_with(STOP.as_bytes())).then_some(token)
+        let end = find_stop(&self.bytes, from, &[STOP.into()]);
+        self.bytes.truncate(end.unwrap_or(self.bytes.len()));
+        (token != END_OF_DOCUMENT && end.is_none()).then_some(token)
     }
 
     /// Takes the likeliest token that goes on with a quotation or ends it; `None` where it ends.

@@ -102,7 +102,7 @@ impl Generation {
 }
 
 /// Where the first stop string begins that ends after `from`.
-fn find_stop(bytes: &[u8], from: usize, stop: &[Vec<u8>]) -> Option<usize> {
+pub(crate) fn find_stop(bytes: &[u8], from: usize, stop: &[Vec<u8>]) -> Option<usize> {
     let stop = stop.iter().filter(|s| !s.is_empty());
     stop.filter_map(|s| {
         let start = (from + 1).saturating_sub(s.len());

@@ -53,7 +53,7 @@ pub(crate) struct Heads<O: Ops + ?Sized> {
     pub(crate) kk: O::Acts,
     /// v of layer 0.
     pub(crate) v_first: O::Acts,
-    /// σ(v0 + v2 ·), how far v goes to `v_first`.
+    /// v2 ·; σ(v0 + nu) is how far v goes to `v_first`.
     pub(crate) nu: O::Acts,
 }
 

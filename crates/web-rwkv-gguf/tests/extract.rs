@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use web_rwkv_gguf::{ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions};
+use web_rwkv_gguf::{
+    ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions, Tokenizer,
+};
 
 fn models() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail")
@@ -100,6 +102,30 @@ fn free_values_are_those_of_plain_greedy_decoding() {
         let answer = String::from_utf8(streamed).unwrap().trim().to_owned();
         assert_eq!(found.value.unwrap_or("none".into()), answer);
     }
+}
+
+#[test]
+fn options_that_make_no_sense_are_errors() {
+    let model = model();
+    let extract =
+        |options: &ExtractOptions| model.extract("x", &[], options, &mut |_| ()).unwrap_err().to_string();
+    let mut o = options(false);
+    o.none_bias = f32::NAN;
+    assert_eq!(extract(&o), "none_bias: expected a finite number, found NaN");
+    let mut o = options(false);
+    o.max_tokens = 0;
+    assert_eq!(extract(&o), "max_tokens: expected at least 1, found 0");
+
+    // A vocabulary whose ` none` the model has no logit for.
+    let mut vocab: String = (0..256).map(|b| format!("{} b'\\x{b:02x}' 1\n", b + 1)).collect();
+    vocab += "9000 ' none' 5\n";
+    let path = std::env::temp_dir().join(format!("web-rwkv-vocab-{}", std::process::id()));
+    std::fs::write(&path, vocab).unwrap();
+    let model = model.with_tokenizer(Tokenizer::open(&path).unwrap());
+    std::fs::remove_file(path).unwrap();
+    let field = Field { name: "a".into(), description: "b".into() };
+    let error = model.extract("x", &[field], &options(false), &mut |_| ()).unwrap_err().to_string();
+    assert_eq!(error, "token 9000 is not in the vocabulary of 8192 tokens");
 }
 
 #[test]

@@ -97,14 +97,19 @@ fn products() {
 #[test]
 fn what_is_not_finite_stays_so() {
     let rng = &mut ChaCha8Rng::seed_from_u64(2);
-    for format in [Format::Q4K, Format::Q8_0, Format::F16] {
+    for (format, act) in [Format::Q4K, Format::Q8_0, Format::F16]
+        .iter()
+        .flat_map(|f| [Id, SquaredRelu, Add].map(|act| (*f, act)))
+    {
         let w = matrix(rng, format, 20, 256);
         for tokens in [3, 14] {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            // relu(−∞) is a number.
+            let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+            for &bad in &bad[..if act == SquaredRelu { 1 } else { 3 }] {
                 let mut x = acts(rng, tokens, 256);
                 x.row_mut(2)[100] = bad;
                 for cpu in levels() {
-                    let y = project(&cpu, &w, &x, Id);
+                    let y = project(&cpu, &w, &x, act);
                     let finite = |t: usize| y.row(t)[..20].iter().filter(|y| y.is_finite()).count();
                     assert_eq!((finite(0), finite(1)), (20, 20));
                     assert_eq!(finite(2), 0, "{} {bad} {}", format.name(), cpu.level());

@@ -135,7 +135,7 @@ pub(super) trait Kernel {
 /// Runs a kernel at a level, which the machine must have; scalar runs it on single floats.
 pub(super) fn dispatch<K: Kernel>(level: Level, k: K) -> K::Output {
     debug_assert!(level.is_available());
-    // SAFETY: a model is opened only at a level that the machine has.
+    // SAFETY: a `Cpu` is made only at a level that the machine has.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]

@@ -34,14 +34,14 @@ impl Math for Exact {
     }
 }
 
-/// Without branches and in independent lanes, to within 2e-7 of [`Exact`] relative to the result.
+/// Without branches and in independent lanes, to within 2.5e-7 of the result.
 pub(super) struct Fast;
 
 impl Math for Fast {
     /// `2ⁿ e^r` with n the whole number next to `x / ln 2`, and e^r by its power series (|r| ≤ ln 2 / 2).
     #[inline(always)]
     fn exp(x: f32) -> f32 {
-        // Beyond these the result is not a normal number; a NaN stays one.
+        // Beyond these it is not, or almost not, a normal number; a NaN stays one.
         let x = if x > 88.3 { f32::INFINITY } else { x };
         let x = if x < -87.3 { f32::NEG_INFINITY } else { x };
         let rounded = x * std::f32::consts::LOG2_E + ROUND;

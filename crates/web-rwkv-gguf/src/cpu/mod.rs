@@ -89,6 +89,7 @@ impl Acts {
 /// Activations that tasks write to, each to places of its own.
 struct Shared<T> {
     data: *mut T,
+    len: usize,
     width: usize,
 }
 
@@ -107,23 +108,29 @@ unsafe impl<T> Send for Shared<T> {}
 
 impl<T> Shared<T> {
     fn new(data: &mut [T], width: usize) -> Self {
-        Self { data: data.as_mut_ptr(), width }
+        Self { data: data.as_mut_ptr(), len: data.len(), width }
     }
 
     /// Part `at..at + len` of row `t`.
     ///
     /// # Safety
-    /// It must lie inside, and no other slice that lives meanwhile may overlap it.
+    /// No other slice that lives meanwhile may overlap it.
+    ///
+    /// # Panics
+    /// If it does not lie inside.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, t: usize, at: usize, len: usize) -> &mut [T] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(t * self.width + at), len) }
+        let start = t * self.width + at;
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: it lies inside, and the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
     }
 }
 
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
+        assert!(level.is_available());
         Self { level, pool: Pool::new(threads) }
     }
 
@@ -221,8 +228,8 @@ impl Ops for Cpu {
         let (kk, v_first) = (t.kk.shared(), t.v_first.shared());
         self.each(t.r.tokens(), 40 * t.r.width, |i| {
             // SAFETY: each task has tokens of its own.
-            let [w, a, k, v, kk, v_first] = [w, a, k, v, kk, v_first]
-                .map(|x| unsafe { std::slice::from_raw_parts_mut(x.data.add(i * x.width), x.width) });
+            let [w, a, k, v, kk, v_first] =
+                [&w, &a, &k, &v, &kk, &v_first].map(|x| unsafe { x.part(i, 0, x.width) });
             row(self.level, Decay { w0: &p.w0, w });
             match &p.v {
                 None => v_first.copy_from_slice(v),

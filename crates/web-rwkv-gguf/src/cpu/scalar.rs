@@ -18,7 +18,8 @@ pub(super) fn write<M: Math>(act: Act, sums: &[f32], y: &mut [f32]) {
         Act::Id => each.for_each(|(sum, y)| *y = *sum),
         Act::Tanh => each.for_each(|(sum, y)| *y = M::tanh(*sum)),
         Act::Sigmoid => each.for_each(|(sum, y)| *y = M::sigmoid(*sum)),
-        Act::SquaredRelu => each.for_each(|(sum, y)| *y = sum.max(0.0) * sum.max(0.0)),
+        // A NaN stays one.
+        Act::SquaredRelu => each.for_each(|(sum, y)| *y = if *sum < 0.0 { 0.0 } else { sum * sum }),
         Act::Add => each.for_each(|(sum, y)| *y += sum),
     }
 }
@@ -48,27 +49,21 @@ pub(super) struct Head<'a> {
     pub(super) n: usize,
 }
 
-/// `S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ`, `y = S r` for one head of one sequence. `s` is Sᵀ, `[N, stride]`.
-pub(super) fn wkv7(
-    seq: Sequence,
-    h: &Head<'_>,
-    s: &mut [f32],
-    stride: usize,
-    mut y: impl FnMut(usize, &[f32]),
-) {
+/// `S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ`, `y = S r` for one head of one sequence. `s` is Sᵀ, `[N, N]`.
+pub(super) fn wkv7(seq: Sequence, h: &Head<'_>, s: &mut [f32], mut y: impl FnMut(usize, &[f32])) {
     let (mut sa, mut out) = (vec![0.0; h.n], vec![0.0; h.n]);
     for t in seq.tokens() {
         let part = |x: &'_ Acts| -> Vec<f32> { x.row(t)[h.at..h.at + h.n].to_vec() };
         let (r, w, k, v, a, kk) = (part(h.r), part(h.w), part(h.k), part(h.v), part(h.a), part(h.kk));
         for i in 0..h.n {
-            sa[i] = -(0..h.n).map(|j| s[j * stride + i] * kk[j]).sum::<f32>();
+            sa[i] = -(0..h.n).map(|j| s[j * h.n + i] * kk[j]).sum::<f32>();
         }
         for i in 0..h.n {
             for j in 0..h.n {
-                let s = &mut s[j * stride + i];
+                let s = &mut s[j * h.n + i];
                 *s = *s * w[j] + sa[i] * (kk[j] * a[j]) + v[i] * k[j];
             }
-            out[i] = (0..h.n).map(|j| s[j * stride + i] * r[j]).sum::<f32>();
+            out[i] = (0..h.n).map(|j| s[j * h.n + i] * r[j]).sum::<f32>();
         }
         y(t, &out);
     }

@@ -33,6 +33,9 @@ pub(super) fn wkv7(
         .filter(|seq| seq.len > 0)
         .map(|&seq| (seq, Shared::new(states[seq.slot].layer(layer).1, c)))
         .collect();
+    let mut slots: Vec<_> = seqs.iter().map(|(seq, _)| seq.slot).collect();
+    slots.sort_unstable();
+    assert!(slots.windows(2).all(|two| two[0] != two[1]), "a sequence has a state of its own");
     let y = y.shared();
     let work = t.r.tokens() * c * n * 8 / (seqs.len() * heads).max(1);
     cpu.each(seqs.len() * heads, work, |task| {
@@ -47,7 +50,7 @@ pub(super) fn wkv7(
         }
         let out = Out { norm, r_k, t, y, at, n };
         if cpu.level() == Level::Scalar {
-            scalar::wkv7(seq, &head, &mut s, n, |i, x| out.write::<Exact>(i, x));
+            scalar::wkv7(seq, &head, &mut s, |i, x| out.write::<Exact>(i, x));
         } else {
             dispatch(cpu.level(), Recurrence { seq, head, s: &mut s, out });
         }

@@ -142,8 +142,11 @@ impl Format {
 }
 
 /// Decodes a row of any format from its bytes.
+///
+/// # Panics
+/// If there are not as many bytes as the values take.
 pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(format.row_bytes(out.len()), Some(bytes.len()));
+    assert_eq!(format.row_bytes(out.len()), Some(bytes.len()));
     with_quant!(format, Q => blocks::<Q>(bytes, out), _ => decode_plain(format, bytes, out))
 }
 
