@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Values in the model's own words, not only literal parts of the mail
     #[arg(long)]
     free: bool,
-    /// Taken off the logit of "none": above zero, fewer fields are held to be absent
+    /// Taken off the logit of "none": above zero, fewer fields are held to be absent; 2 if absent, 0 with --free
     #[arg(long, value_name = "BIAS", allow_negative_numbers = true)]
     none_bias: Option<f32>,
     /// Longest value, in tokens
@@ -44,7 +44,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let fields = schema::read(&args.schema)?;
     let mut options = ExtractOptions::default();
     options.free = args.free;
-    options.none_bias = args.none_bias.unwrap_or(options.none_bias);
+    options.none_bias = args.none_bias;
     options.max_tokens = args.max_tokens.unwrap_or(options.max_tokens);
     let (model, load) = common.open()?;
     let table = !common.json && (args.table || stdout().is_terminal());

@@ -30,8 +30,9 @@ pub struct Field {
 pub struct ExtractOptions {
     /// Decode freely instead of holding values to word-bounded spans of the document.
     pub free: bool,
-    /// Taken off the logit of the first token of `none`.
-    pub none_bias: f32,
+    /// Taken off the logit of the first token of `none`; by default [`Self::NONE_BIAS`] for quoted values, and 0
+    /// for free ones, which are then plain greedy decoding.
+    pub none_bias: Option<f32>,
     /// Longest value, in tokens.
     pub max_tokens: usize,
     /// Tokens that go through the model at a time.
@@ -40,17 +41,26 @@ pub struct ExtractOptions {
 
 impl Default for ExtractOptions {
     fn default() -> Self {
-        Self { free: false, none_bias: 0.0, max_tokens: 120, token_chunk_size: RnnInput::CHUNK }
+        Self { free: false, none_bias: None, max_tokens: 120, token_chunk_size: RnnInput::CHUNK }
     }
 }
 
 impl ExtractOptions {
+    /// The bias for quoted values, chosen on generated mails (`make accuracy`): the largest that costs nothing on
+    /// kinds of mail that the embedded model was trained on (97.2 % exact from 0 to 2, 96.6 % at 3), where it finds
+    /// more on kinds that are new to it (68.2, 69.4, 70.5 and 71.5 % at 0, 1, 2 and 3).
+    pub const NONE_BIAS: f32 = 2.0;
+
+    fn bias(&self) -> f32 {
+        self.none_bias.unwrap_or(if self.free { 0.0 } else { Self::NONE_BIAS })
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |thing: &str, expected: &str, found: String| {
             Err(Error::Request { thing: thing.into(), expected: expected.into(), found })
         };
-        if !self.none_bias.is_finite() {
-            return wrong("none_bias", "a finite number", self.none_bias.to_string());
+        if !self.bias().is_finite() {
+            return wrong("none_bias", "a finite number", self.bias().to_string());
         }
         if self.max_tokens == 0 {
             return wrong("max_tokens", "at least 1", "0".into());
@@ -197,7 +207,7 @@ impl Model {
             for (answer, mut logits) in open.drain(..).zip(output.0) {
                 let fork = forks.next().expect("each open answer has a state");
                 if answers[answer].tokens == 0 {
-                    logits[none as usize] -= options.none_bias;
+                    logits[none as usize] -= options.bias();
                 }
                 let token = if options.free {
                     answers[answer].take_free(tokenizer, &logits)

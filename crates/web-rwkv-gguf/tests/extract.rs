@@ -36,7 +36,7 @@ fn fold(text: &str) -> String {
 fn options(free: bool) -> ExtractOptions {
     let mut options = ExtractOptions::default();
     options.free = free;
-    options.none_bias = 0.0;
+    options.none_bias = Some(0.0);
     options
 }
 
@@ -110,7 +110,7 @@ fn options_that_make_no_sense_are_errors() {
     let extract =
         |options: &ExtractOptions| model.extract("x", &[], options, &mut |_| ()).unwrap_err().to_string();
     let mut o = options(false);
-    o.none_bias = f32::NAN;
+    o.none_bias = Some(f32::NAN);
     assert_eq!(extract(&o), "none_bias: expected a finite number, found NaN");
     let mut o = options(false);
     o.max_tokens = 0;
@@ -147,9 +147,9 @@ fn a_bias_moves_answers_away_from_none() {
     let (mail, _, _) = demo().remove(0);
     let fields = [Field { name: "insurance_policy".into(), description: "number of the policy".into() }];
     let mut options = options(false);
-    options.none_bias = 1e4;
+    options.none_bias = Some(1e4);
     let value = |o| model.extract(&mail, &fields, &o, &mut |_| ()).unwrap().fields.remove(0).value;
     assert!(value(options).is_some());
-    options.none_bias = -1e4;
+    options.none_bias = Some(-1e4);
     assert_eq!(value(options), None);
 }

@@ -413,7 +413,8 @@ impl Model {
     ///
     /// The document is read once; each field is embedded, and its value decoded from a fork of the document's
     /// state. Values are quoted: they stand in the document word for word, unless `free` lets the model word
-    /// them. `none_bias` is taken off the logit of "none": above zero, fewer fields are held to be absent.
+    /// them. `none_bias` is taken off the logit of "none": above zero, fewer fields are held to be absent; by default 2 for
+    /// quoted values and 0 for free ones.
     /// `max_tokens` is the longest value. `progress(read, total)` is called in tokens while the document is read.
     #[pyo3(signature = (document, schema, *, free=false, none_bias=None, max_tokens=None, progress=None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
@@ -430,7 +431,7 @@ impl Model {
         let open = self.open()?;
         let mut options = ExtractOptions::default();
         options.free = free;
-        options.none_bias = none_bias.unwrap_or(options.none_bias);
+        options.none_bias = none_bias;
         options.max_tokens = max_tokens.map_or(options.max_tokens, |n| n as usize);
         let found = compute(py, progress.as_ref(), |tell| {
             open.tokenizer()?;

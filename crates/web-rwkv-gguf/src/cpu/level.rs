@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::{Bytes, Portable};
+use crate::format::{Bytes, Portable, f16};
 
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +99,8 @@ pub(super) trait Vector: Copy {
     /// `a` in the lower half of the lanes, `b` in the upper.
     unsafe fn halves(a: f32, b: f32) -> Self;
     unsafe fn load(x: *const f32) -> Self;
+    /// `LANES` numbers of 16 bits.
+    unsafe fn load_f16(x: *const [u8; 2]) -> Self;
     unsafe fn store(y: *mut f32, x: Self);
     unsafe fn mul(a: Self, b: Self) -> Self;
     /// `a · b + c`
@@ -188,6 +190,7 @@ impl Vector for f32 {
     fn splat(x: f32) -> f32 = x;
     fn halves(a: f32, _b: f32) -> f32 = a;
     fn load(x: *const f32) -> f32 = *x;
+    fn load_f16(x: *const [u8; 2]) -> f32 = f16(*x);
     fn store(y: *mut f32, x: f32) = *y = x;
     fn mul(a: f32, b: f32) -> f32 = a * b;
     fn fma(a: f32, b: f32, c: f32) -> f32 = a * b + c;
@@ -226,6 +229,7 @@ mod x86 {
             fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
             fn halves(a: f32, b: f32) -> __m256 = _mm256_set_m128(_mm_set1_ps(b), _mm_set1_ps(a));
             fn load(x: *const f32) -> __m256 = _mm256_loadu_ps(x);
+            fn load_f16(x: *const [u8; 2]) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(x.cast()));
             fn store(y: *mut f32, x: __m256) = _mm256_storeu_ps(y, x);
             fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
             fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
@@ -319,6 +323,7 @@ mod x86 {
             fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
             fn halves(a: f32, b: f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b));
             fn load(x: *const f32) -> __m512 = _mm512_loadu_ps(x);
+            fn load_f16(x: *const [u8; 2]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(x.cast()));
             fn store(y: *mut f32, x: __m512) = _mm512_storeu_ps(y, x);
             fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
@@ -348,7 +353,7 @@ mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::{Bytes, Kernel, Vector};
+    use super::{Bytes, Kernel, Vector, f16};
     use std::arch::{aarch64::*, asm};
 
     impl Vector for float32x4_t {
@@ -361,6 +366,10 @@ mod arm {
             fn splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
             fn halves(a: f32, b: f32) -> float32x4_t = vcombine_f32(vdup_n_f32(a), vdup_n_f32(b));
             fn load(x: *const f32) -> float32x4_t = vld1q_f32(x);
+            fn load_f16(x: *const [u8; 2]) -> float32x4_t = {
+                let y = [f16(*x), f16(*x.add(1)), f16(*x.add(2)), f16(*x.add(3))];
+                vld1q_f32(y.as_ptr())
+            };
             fn store(y: *mut f32, x: float32x4_t) = vst1q_f32(y, x);
             fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
             fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
@@ -461,6 +470,11 @@ mod tests {
                     x[..n].iter().map(|x| x * x + 0.5).collect::<Vec<_>>()
                 );
                 assert_eq!(V::sum(a), x[..n].iter().sum::<f32>());
+                // Zero, the smallest number, a subnormal one, 1, -2, the largest.
+                let halves = [0, 1, 0x3ff, 0x3c00, 0xc000, 0x7bff].map(u16::to_le_bytes);
+                let halves: Vec<_> = halves.into_iter().cycle().take(16).collect();
+                let values = [0.0, 2f32.powi(-24), 1023.0 * 2f32.powi(-24), 1.0, -2.0, 65504.0];
+                assert_eq!(floats(V::load_f16(halves.as_ptr())), values.repeat(3)[..n]);
                 let magnitudes: Vec<f32> = x[..n].iter().map(|x| x.abs().max(2.0)).collect();
                 assert_eq!(floats(V::max_abs(V::splat(2.0), a)), magnitudes);
                 assert_eq!(V::largest(a), x[n - 1]);
