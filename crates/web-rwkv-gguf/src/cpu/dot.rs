@@ -513,6 +513,8 @@ impl<const T: usize> Kernel for AcrossFloats<'_, T> {
 pub(super) struct Floats<'a, const R: usize, const T: usize> {
     pub(super) w: [&'a [f32]; R],
     pub(super) x: [&'a [f32]; T],
+    /// As in [`Along`].
+    pub(super) next: &'a [u8],
 }
 
 impl<const R: usize, const T: usize> Kernel for Floats<'_, R, T> {
@@ -526,7 +528,11 @@ impl<const R: usize, const T: usize> Kernel for Floats<'_, R, T> {
         // SAFETY: the slices have n values each.
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
+            let ahead = self.next.len().div_ceil((n / V::LANES).max(1));
             for k in (0..whole).step_by(V::LANES) {
+                for line in (0..ahead).step_by(LINE) {
+                    V::prefetch(self.next.as_ptr().wrapping_add(k / V::LANES * ahead + line));
+                }
                 let w: [V; R] = from_fn(|r| V::load(w[r].as_ptr().add(k)));
                 for i in 0..T {
                     let x = V::load(x[i].as_ptr().add(k));

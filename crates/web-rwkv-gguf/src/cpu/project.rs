@@ -232,7 +232,8 @@ impl Panel<'_> {
                 tiles!(V::TOKENS, self.job.x.tokens(), |t, N| {
                     let w = from_fn(|i| &rows[i * columns..][..columns]);
                     let x = from_fn(|i| &self.job.x.row(t + i)[..columns]);
-                    self.write(at, t, V::call(Floats::<ROWS, N> { w, x }));
+                    let next = if t == 0 { self.next(at) } else { &[] };
+                    self.write(at, t, V::call(Floats::<ROWS, N> { w, x, next }));
                 });
             }
         }
