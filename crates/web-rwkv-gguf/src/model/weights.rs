@@ -85,6 +85,13 @@ impl Source<'_> {
     }
 }
 
+/// One more than the highest layer that a tensor is of. Each layer up to there must then be whole: a file that
+/// lacks something is damaged, not a smaller model.
+fn layers(checkpoint: &Checkpoint) -> usize {
+    let layer = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
+    checkpoint.tensors.keys().filter_map(layer).max().map_or(0, |highest| highest.saturating_add(1))
+}
+
 impl Weights<Cpu> {
     /// Checks every tensor of the checkpoint and takes it.
     pub(crate) fn new(checkpoint: &Checkpoint) -> Result<(Self, Sizes)> {
@@ -93,8 +100,7 @@ impl Weights<Cpu> {
         let [vocab, channels] = source.pair("emb.weight")?;
         source.channels = channels;
         let [hidden, _] = source.pair("blocks.0.ffn.key.weight")?;
-        let layers =
-            (0..).take_while(|i| checkpoint.tensors.contains_key(&format!("blocks.{i}.ln1.weight"))).count();
+        let layers = layers(checkpoint);
         let head_size = checkpoint.head_size.unwrap_or(64);
         if head_size == 0 || !channels.is_multiple_of(head_size) {
             return Err(Error::invalid(
@@ -115,7 +121,7 @@ impl Weights<Cpu> {
         }
         let mut ranks = [0; 4];
         let eps = checkpoint.layer_norm_eps;
-        let mut blocks = Vec::with_capacity(layers);
+        let mut blocks = vec![]; // grows with what the file really has, whatever its names claim
         for i in 0..layers {
             let b = format!("blocks.{i}");
             let vector = |name: &str| source.vector(&format!("{b}.{name}"));
