@@ -95,8 +95,8 @@ impl Gguf {
 
     /// Adds a tensor with data of its own at the end.
     fn append(mut self, name: impl AsRef<[u8]>, dims: &[u64], format: u32, size: usize) -> Self {
-        let offset = self.data as u64;
-        self.data += size;
+        let offset = self.data.next_multiple_of(32) as u64;
+        self.data = offset as usize + size;
         self.tensor(name, dims, format, offset)
     }
 
@@ -199,7 +199,7 @@ fn sound_files_open() {
     let others = [
         ("version 2", sound().edit(|f| f.version = 2u32.to_le_bytes())),
         (
-            "tensors without alignment",
+            "gaps between tensors",
             sound().append("output.weight", &[3, 1], 0, 12 + 1).append("token_embd_norm.bias", &[64], 0, 256),
         ),
         ("no tensors", sound().edit(|f| f.tensors.clear())),
@@ -480,6 +480,17 @@ fn data_of_tensors() {
         ),
         ("Invalid", "tensor `output_norm.bias`: expected data of its own", at(2, 64 * 34 + 255)),
         ("Invalid", "tensor `output_norm.bias`: expected data of its own", at(2, 100)),
+        ("Invalid", "tensor `output_norm.bias`: expected an offset that is a multiple of 32, found 2440", {
+            sound().edit(|f| (f.tensors[2].offset, f.data) = (64 * 34 + 264, f.data + 32)).bytes()
+        }),
+        (
+            "Invalid",
+            "tensor `output_norm.bias`: expected an offset that is a multiple of 1024, found 2432",
+            {
+                let wide = sound().key("general.alignment", U32, 1024u32.to_le_bytes());
+                wide.edit(|f| (f.tensors[1].offset, f.data) = (3072, 8192)).bytes()
+            },
+        ),
         ("Invalid", "tensor `token_embd.weight`: expected data inside the file", {
             sound().edit(|f| f.data = 64 * 34 - 1).bytes()
         }),

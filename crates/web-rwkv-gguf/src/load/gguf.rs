@@ -73,6 +73,10 @@ pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoi
                 let found = format!("{size} bytes at {start} + {offset} of {}", bytes.len());
                 Error::invalid(&file, thing(), "data inside the file", found)
             })?;
+        if !offset.is_multiple_of(alignment) {
+            let expected = format!("an offset that is a multiple of {alignment}");
+            return Err(Error::invalid(&file, thing(), expected, offset.to_string()));
+        }
         (end, last) = (offset + size, name);
         checkpoint.add(Dialect::Gguf, name, Tensor { shape: shape.clone(), format: *format, data })?;
     }
