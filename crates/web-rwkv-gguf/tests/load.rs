@@ -140,6 +140,15 @@ fn broken_safetensors() {
     }
 }
 
+#[test]
+fn what_is_no_file_is_named() {
+    let open = |path: &Path| Checkpoint::open(path).err().unwrap().to_string();
+    let directory = std::env::temp_dir();
+    assert_eq!(open(&directory), format!("{}: expected a file, found a directory", directory.display()));
+    #[cfg(unix)]
+    assert_eq!(open("/dev/zero".as_ref()), "/dev/zero: expected a file, found a device or a pipe");
+}
+
 /// Both files of each model at hand say the same. Skipped where there are none.
 #[test]
 fn files_of_a_model_agree() {

@@ -4,7 +4,14 @@ mod gguf;
 mod names;
 mod safetensors;
 
-use std::{collections::HashMap, fs::File, ops::Range, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, ErrorKind},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{Error, Result, format::Format};
 use names::{Dialect, Kind};
@@ -26,6 +33,15 @@ enum Owner {
 impl Bytes {
     /// Maps a file into memory.
     pub fn map(path: &Path) -> Result<Self> {
+        // Asked before it is opened, because opening a pipe waits for its writer.
+        let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !kind.is_file() {
+            let (error, found) = match kind.is_dir() {
+                true => (ErrorKind::IsADirectory, "a directory"),
+                false => (ErrorKind::InvalidInput, "a device or a pipe"),
+            };
+            return Err(Error::io(path, io::Error::new(error, format!("expected a file, found {found}"))));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         // SAFETY: the file must not be changed while it is mapped; the documentation of
         // `Model::open` says so, as every program that maps its models does.
