@@ -44,15 +44,22 @@ impl Tokenizer {
     /// [`Error::Io`] where the file cannot be read, [`Error::Invalid`] with the line or the key at fault.
     pub fn open(path: &Path) -> Result<Self> {
         let data = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-        let file = path.display().to_string();
-        let mut entries = Entries { vocab: Vec::new(), order: Vec::new(), file: &file };
+        Self::from_bytes(&path.display().to_string(), &data)
+    }
+
+    /// Reads a vocabulary file from its bytes, as [`Tokenizer::open`] does; `file` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the line or the key at fault.
+    pub fn from_bytes(file: &str, data: &[u8]) -> Result<Self> {
+        let mut entries = Entries { vocab: Vec::new(), order: Vec::new(), file };
         if data.trim_ascii_start().starts_with(b"{") {
-            entries.json(&data)?;
+            entries.json(data)?;
         } else {
-            entries.lines(&data)?;
+            entries.lines(data)?;
         }
         if entries.order.is_empty() {
-            return Err(Error::Missing { file, thing: "every token of the vocabulary".into() });
+            return Err(Error::Missing { file: file.into(), thing: "every token of the vocabulary".into() });
         }
         Ok(Self::build(entries.vocab, &entries.order))
     }

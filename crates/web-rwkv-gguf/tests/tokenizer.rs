@@ -73,6 +73,13 @@ fn python_literals() {
 }
 
 #[test]
+fn a_vocabulary_in_memory_is_named() {
+    assert_eq!(Tokenizer::from_bytes("v.txt", b"1 'a' 1").unwrap().encode("aa").unwrap(), [1, 1]);
+    let error = Tokenizer::from_bytes("v.txt", b"1 'a' 1\n2 b 1").err().unwrap().to_string();
+    assert!(error.starts_with("v.txt: line 2: "), "{error}");
+}
+
+#[test]
 fn json() {
     let ids = open("ids.json", br#" {"1": "a", "7": "\u00e9", "3": [255, 0]}"#).unwrap();
     assert_eq!(ids.encode(b"a\xc3\xa9\xff\x00").unwrap(), [1, 7, 3]);
