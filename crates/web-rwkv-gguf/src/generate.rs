@@ -1,6 +1,8 @@
 //! Continuing a text token by token.
 
-use crate::{Error, Model, Result, RnnInput, RnnInputBatch, RnnOption, Sampler, State};
+use std::{ops::ControlFlow, slice};
+
+use crate::{Error, Model, Progress, Result, RnnInput, RnnInputBatch, RnnOption, Sampler, State, Verdict};
 
 /// Token that ends a document.
 pub(crate) const END_OF_DOCUMENT: u32 = 0;
@@ -14,6 +16,8 @@ pub struct Generation {
     stop: Vec<Vec<u8>>,
     /// What the state has not read yet: the prompt, then the last token.
     unread: Vec<u32>,
+    /// Logits after the prompt, `[V]`, where it has been read ahead of the first token.
+    logits: Option<Vec<f32>>,
     tokens: Vec<u32>,
     bytes: Vec<u8>,
     /// Bytes that `next` has given.
@@ -44,7 +48,45 @@ impl Generation {
         sampler.check()?;
         let unread = prompt.to_vec();
         let (tokens, bytes, told, stopped) = (vec![], vec![], 0, false);
-        Ok(Self { state, sampler, max_tokens, stop, unread, tokens, bytes, told, stopped })
+        Ok(Self { state, sampler, max_tokens, stop, unread, logits: None, tokens, bytes, told, stopped })
+    }
+
+    /// Reads the prompt, which [`Generation::next`] else does before the first token; `progress` is told after
+    /// each chunk, and may stop it: the next call goes on from there. Does nothing once the prompt is read.
+    ///
+    /// # Errors
+    /// As [`Model::infer_with`].
+    pub fn read_prompt<V: Verdict>(
+        &mut self,
+        model: &Model,
+        progress: &mut dyn FnMut(Progress) -> V,
+    ) -> Result<()> {
+        if self.tokens.is_empty() && self.logits.is_none() {
+            self.logits = Some(self.read(model, progress)?);
+        }
+        Ok(())
+    }
+
+    /// Reads what is unread; the logits after it, `[V]`.
+    fn read<V: Verdict>(
+        &mut self,
+        model: &Model,
+        progress: &mut dyn FnMut(Progress) -> V,
+    ) -> Result<Vec<f32>> {
+        let input = RnnInputBatch::new(self.unread.clone(), RnnOption::Last);
+        let mut read = 0;
+        let output = model.infer_with(
+            &RnnInput::new(vec![input], RnnInput::CHUNK),
+            slice::from_mut(&mut self.state),
+            &mut |told| {
+                read = told.read;
+                let flow = progress(told).flow();
+                // After the last chunk nothing is left to stop, and its logits must not be lost.
+                if told.read == told.total { ControlFlow::Continue(()) } else { flow }
+            },
+        );
+        self.unread.drain(..read);
+        Ok(output?.0.remove(0))
     }
 
     /// The next bytes of the text, as they become certain: what may yet turn out to begin a stop string is
@@ -55,10 +97,11 @@ impl Generation {
     pub fn next(&mut self, model: &Model) -> Result<Option<&[u8]>> {
         let tokenizer = model.needs_tokenizer()?;
         while !self.stopped && self.tokens.len() < self.max_tokens {
-            let input = RnnInputBatch::new(std::mem::take(&mut self.unread), RnnOption::Last);
-            let input = RnnInput::new(vec![input], RnnInput::CHUNK);
-            let output = model.infer(&input, std::slice::from_mut(&mut self.state))?;
-            let token = self.sampler.sample(&output.0[0]);
+            let logits = match self.logits.take() {
+                Some(logits) => logits,
+                None => self.read(model, &mut |_| ())?,
+            };
+            let token = self.sampler.sample(&logits);
             self.unread.push(token);
             self.tokens.push(token);
             // An id beyond the vocabulary of the file is padding: it has no bytes.

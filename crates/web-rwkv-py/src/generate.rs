@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use web_rwkv_gguf as engine;
 
-use crate::{error::raise, model::Open};
+use crate::{compute::compute, model::Open};
 
 /// A text that is being written: an iterator over its pieces, as `Model.stream` gives it.
 #[pyclass(module = "web_rwkv_py", frozen)]
@@ -70,8 +70,13 @@ impl Generation {
         slf
     }
 
+    /// Ctrl-C works while the prompt is read; what was read of it stays read.
     pub(crate) fn __next__(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        self.ask(py, |writing| writing.next(&self.open.engine)).map_err(raise)
+        compute(py, None, |tell| {
+            let mut writing = self.writing.lock();
+            writing.generation.read_prompt(&self.open.engine, tell)?;
+            writing.next(&self.open.engine)
+        })
     }
 
     /// The text so far: all pieces together. Bytes that are no UTF-8 stand as U+FFFD.

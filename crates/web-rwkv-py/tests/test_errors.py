@@ -202,11 +202,12 @@ def test_progress_may_not_use_the_live_state(model: wrp.Model) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to itself")
-def test_ctrl_c_stops_the_work(model: wrp.Model) -> None:
+@pytest.mark.parametrize("method", ["run", "generate"])
+def test_ctrl_c_stops_the_work(model: wrp.Model, method: str) -> None:
     before = model.back_state()
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, a late signal must not miss the block
         timer.start()
-        model.run([1] * 1_000_000)
+        getattr(model, method)([1] * 1_000_000)
     timer.join()
     assert model.back_state() == before
