@@ -26,6 +26,9 @@
 //! # }
 //! ```
 
+// Tests may say what they skip.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 mod batch;
 mod cpu;
 mod error;
