@@ -85,7 +85,7 @@ impl Model {
     /// # Errors
     /// For a file that cannot be read, is no model, is broken, or holds a model that is not supported.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Self::new(&Checkpoint::open(path.as_ref())?, options)
+        Self::from_checkpoint(&Checkpoint::open(path.as_ref())?, options)
     }
 
     /// Opens a model in memory; `name` stands for the file in errors.
@@ -93,10 +93,14 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_bytes(name: &str, bytes: Bytes, options: Options) -> Result<Self> {
-        Self::new(&Checkpoint::from_bytes(name, bytes)?, options)
+        Self::from_checkpoint(&Checkpoint::from_bytes(name, bytes)?, options)
     }
 
-    fn new(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+    /// Makes a model of a file that has been read already.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
         let (weights, sizes) = Weights::new(checkpoint)?;
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
