@@ -48,7 +48,14 @@ impl Row {
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let repeats = args.repeats as usize;
-    let bar = Progress::new(args.lengths.len() + 7, "measurements");
+    // A length that is named twice is measured once: rows have names of their own.
+    let mut lengths = vec![];
+    args.lengths.iter().for_each(|n| {
+        if !lengths.contains(n) {
+            lengths.push(*n)
+        }
+    });
+    let bar = Progress::new(lengths.len() + 7, "measurements");
     let mut rows: Vec<Row> = vec![];
     let mut measure = |name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<f64> {
         bar.message(name.clone());
@@ -63,7 +70,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     measure("load".into(), "ms", &mut || milliseconds(|| common.open_quietly().map(|m| drop(black_box(m)))))?;
     let model = common.open_quietly()?;
     let vocab = model.info().num_vocab;
-    for &length in &args.lengths {
+    for &length in &lengths {
         let tokens = tokens(length as usize, vocab);
         measure(format!("prefill {length} tokens"), "tok/s", &mut || {
             let mut state = model.init_state();
@@ -115,13 +122,13 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let bytes: usize = matrices.iter().map(|m| m.1).sum();
     let weights: usize = matrices.iter().map(|m| m.2).sum();
     let head = vocab * model.info().num_emb;
-    for (i, &length) in args.lengths.iter().enumerate() {
+    for (i, &length) in lengths.iter().enumerate() {
         // The head runs on the last token only.
         let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
         let row = &mut rows[1 + i];
         row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
     }
-    let decode = &mut rows[1 + args.lengths.len()];
+    let decode = &mut rows[1 + lengths.len()];
     decode.percent = Some(("of memory bandwidth", 100.0 * decode.median() * bytes as f64 / bandwidth));
     print(common.json, &model, bytes, bandwidth, arithmetic, &rows)?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! `web-rwkv embed`: texts to vectors.
 
 use std::{
+    borrow::Cow,
     io::{Write, stdout},
     process::ExitCode,
 };
@@ -16,7 +17,7 @@ const TOGETHER: usize = 16;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Texts; the lines of standard input if absent
+    /// Texts; the lines of standard input that are not blank if absent or `-`
     texts: Vec<String>,
     /// What becomes of the vectors of a text's tokens
     #[arg(long, value_enum, default_value_t = Pool::Last)]
@@ -35,7 +36,7 @@ enum Pool {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    text: &'a str,
+    text: Cow<'a, str>,
     tokens: usize,
     #[serde(flatten)]
     vectors: Vectors,
@@ -51,13 +52,17 @@ enum Vectors {
     Every(Vec<Vec<f32>>),
 }
 
+/// The lines that are not blank.
+fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let lines = bytes.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !line.trim_ascii().is_empty()).map(<[u8]>::to_vec).collect()
+}
+
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
-    let texts = if args.texts.is_empty() {
-        let bytes = model::stdin()?;
-        let text = String::from_utf8(bytes).map_err(|e| format!("standard input: {e}"))?;
-        text.lines().map(str::to_owned).collect()
-    } else {
-        args.texts.clone()
+    let texts: Vec<Vec<u8>> = match args.texts.as_slice() {
+        [] => lines(&model::stdin()?),
+        [one] if one == model::STDIN => lines(&model::stdin()?),
+        texts => texts.iter().map(|t| t.clone().into_bytes()).collect(),
     };
     let (model, _) = common.open()?;
     let tokenizer = model::tokenizer(&model)?;
@@ -69,7 +74,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let channels = model.info().num_emb;
     let bar = Progress::new(texts.len(), "texts");
     for (g, group) in texts.chunks(TOGETHER).enumerate() {
-        let encode = |(i, text): (usize, &String)| {
+        let encode = |(i, text): (usize, &Vec<u8>)| {
             let tokens = tokenizer.encode(text)?;
             let number = g * TOGETHER + i + 1;
             if tokens.is_empty() {
@@ -78,7 +83,12 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             Ok(tokens)
         };
         let sequences = group.iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
-        let output = model.embed(&sequences, pool, RnnInput::CHUNK)?;
+        let mut states = vec![model.init_state(); sequences.len()];
+        let mut reading = bar.tokens();
+        let output = model.embed_with(&sequences, pool, RnnInput::CHUNK, &mut states, &mut |told| {
+            reading.told(told);
+        })?;
+        drop(reading);
         bar.suspend(|| -> Result<()> {
             let mut out = stdout().lock();
             for ((text, tokens), rows) in group.iter().zip(&sequences).zip(output) {
@@ -86,7 +96,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
                     Pool::Last | Pool::Mean => Vectors::One(rows),
                     Pool::None => Vectors::Every(rows.chunks(channels).map(<[f32]>::to_vec).collect()),
                 };
-                let line = Line { text, tokens: tokens.len(), vectors };
+                let line = Line { text: String::from_utf8_lossy(text), tokens: tokens.len(), vectors };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             }
             Ok(())

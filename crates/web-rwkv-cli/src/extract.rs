@@ -14,10 +14,7 @@ use serde::Serialize;
 use serde_json::Map;
 use web_rwkv_gguf::{ExtractOptions, Extraction, Field, Model, Timings};
 
-use crate::{Result, mail, model, progress::Progress, report, schema};
-
-/// From so many bytes on, reading a single document shows a bar.
-const LONG: usize = 8 * 1024;
+use crate::{Result, arguments, mail, model, progress::Progress, report, schema};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,11 +27,11 @@ pub(crate) struct Args {
     #[arg(long)]
     free: bool,
     /// Taken off the logit of "none": above zero, fewer fields are held to be absent; 2 if absent, 0 with --free
-    #[arg(long, value_name = "BIAS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "BIAS", allow_negative_numbers = true, value_parser = arguments::finite)]
     none_bias: Option<f32>,
     /// Longest value, in tokens
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
     /// Print tables, also where the output is no terminal
     #[arg(long, conflicts_with = "json")]
     table: bool,
@@ -45,14 +42,18 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let mut options = ExtractOptions::default();
     options.free = args.free;
     options.none_bias = args.none_bias;
-    options.max_tokens = args.max_tokens.unwrap_or(options.max_tokens);
+    options.max_tokens = args.max_tokens.map_or(options.max_tokens, |n| n as usize);
     let (model, load) = common.open()?;
     let table = !common.json && (args.table || stdout().is_terminal());
-    let files = if args.files.is_empty() { vec!["-".into()] } else { args.files.clone() };
+    let files = if args.files.is_empty() { vec![model::STDIN.into()] } else { args.files.clone() };
     let mails = Progress::new(files.len(), "mails");
     let mut code = ExitCode::SUCCESS;
     for (i, path) in files.iter().enumerate() {
-        let name = if path.as_os_str() == "-" { "standard input".into() } else { path.display().to_string() };
+        let name = if path.as_os_str() == model::STDIN {
+            "standard input".into()
+        } else {
+            path.display().to_string()
+        };
         mails.message(name.clone());
         match one(&model, path, &name, &fields, &options, &mails) {
             Ok((document, extraction)) => mails.suspend(|| {
@@ -81,20 +82,13 @@ fn one(
     options: &ExtractOptions,
     mails: &Progress,
 ) -> Result<(String, Extraction)> {
-    let bytes = match path.as_os_str() == "-" {
+    let bytes = match path.as_os_str() == model::STDIN {
         true => model::stdin()?,
         false => fs::read(path).map_err(|e| format!("{name}: {e}"))?,
     };
     let document = mail::document(&bytes).map_err(|e| format!("{name}: {e}"))?;
-    let extraction = if document.len() < LONG {
-        model.extract(&document, fields, options, &mut |_| ())
-    } else {
-        let total = model::tokenizer(model)?.encode(&document).map_err(|e| format!("{name}: {e}"))?.len();
-        let bar = mails.suspend(|| Progress::new(total, "tokens"));
-        let done = model.extract(&document, fields, options, &mut |told| bar.set(told.read));
-        bar.finish();
-        done
-    };
+    let mut tokens = mails.tokens();
+    let extraction = model.extract(&document, fields, options, &mut |told| tokens.told(told));
     Ok((document, extraction.map_err(|e| format!("{name}: {e}"))?))
 }
 

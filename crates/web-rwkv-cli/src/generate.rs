@@ -9,32 +9,32 @@ use std::{
 use serde_json::json;
 use web_rwkv_gguf::{Generation, Sampler, SamplerOptions};
 
-use crate::{Result, model};
+use crate::{Result, arguments, model, progress::Progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Text to continue; standard input if absent or `-`
     prompt: Option<String>,
     /// Stop after so many tokens
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    max_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     /// 0 takes the likeliest token every time
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = arguments::from_0)]
     temperature: Option<f32>,
     /// Sample from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = arguments::share)]
     top_p: Option<f32>,
     /// Sample from so many likeliest tokens; 0 from all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Taken off the logit of every token that has appeared
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = arguments::finite)]
     presence_penalty: Option<f32>,
     /// Taken off once for each time that a token has appeared
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = arguments::finite)]
     frequency_penalty: Option<f32>,
     /// How much of a token's count is left after another token
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = arguments::share)]
     penalty_decay: Option<f32>,
     /// The same seed gives the same text
     #[arg(long, value_name = "N")]
@@ -46,7 +46,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let prompt = match args.prompt.as_deref() {
-        None | Some("-") => model::stdin()?,
+        None | Some(model::STDIN) => model::stdin()?,
         Some(text) => text.into(),
     };
     let d = SamplerOptions::default();
@@ -63,7 +63,11 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let tokens = model::tokenizer(&model)?.encode(prompt)?;
     let stop = args.stop.iter().map(|s| s.as_bytes().to_vec()).collect();
     let start = Instant::now();
-    let mut text = Generation::new(&tokens, model.init_state(), sampler, args.max_tokens, stop)?;
+    let mut text = Generation::new(&tokens, model.init_state(), sampler, args.max_tokens as usize, stop)?;
+    let bar = Progress::new(1, "prompts");
+    let mut reading = bar.tokens();
+    text.read_prompt(&model, &mut |told| reading.told(told))?;
+    drop(reading);
     let mut out = stdout().lock();
     while let Some(bytes) = text.next(&model)? {
         if !common.json {

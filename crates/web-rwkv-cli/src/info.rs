@@ -20,8 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let common = common.with_model(args.file.as_deref());
-    let (model, load) = common.open()?;
-    let checkpoint = common.checkpoint()?;
+    let (model, checkpoint, load) = common.open_with_tensors()?;
     // Format name to tensors, weights and bytes.
     let mut formats = BTreeMap::<_, (usize, usize, usize)>::new();
     for tensor in checkpoint.tensors.values() {
@@ -51,7 +50,11 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
-    let own = if model.tokenizer().is_some() { "in the file" } else { "not in the file" };
+    let place = match (&common.vocab, &checkpoint.vocab) {
+        (Some(path), _) => format!("in {}", path.display()),
+        (None, Some(_)) => "in the file".into(),
+        (None, None) => "not in the file".into(),
+    };
     writeln!(out, "{:12}{}", "file", model.file())?;
     writeln!(out, "{:12}{}, {:.1} M weights, {}", "model", i.version, weights as f64 / 1e6, mib(bytes))?;
     writeln!(
@@ -60,7 +63,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         "sizes", i.num_layer, i.num_emb, i.num_hidden
     )?;
     writeln!(out, "{:12}{} of {}", "heads", i.num_head, i.head_size)?;
-    writeln!(out, "{:12}{} tokens, {own}", "vocabulary", i.num_vocab)?;
+    writeln!(out, "{:12}{} tokens, {place}", "vocabulary", i.num_vocab)?;
     writeln!(out, "{:12}{}", "state", mib(state))?;
     writeln!(out, "{:12}{load:.1} ms, {}, {} threads", "loaded in", model.level(), model.threads())?;
     for (name, (tensors, weights, bytes)) in formats {

@@ -1,6 +1,11 @@
 //! Mails to text: the headers that a reader looks at, and the body.
 
-use mail_parser::{Address, Message, MessageParser};
+use mail_parser::{Address, Message, MessageParser, MessagePart, PartType};
+
+use crate::html;
+
+/// Mails within mails that are read; a mail that was forwarded more often says nothing new.
+const MAX_DEPTH: usize = 8;
 
 /// Headers of which every mail has at least one; a text without them is no mail.
 const KNOWN: [&str; 10] = [
@@ -16,13 +21,15 @@ const KNOWN: [&str; 10] = [
     "delivered-to",
 ];
 
-/// The text of a document: a mail becomes `From: …`, `To: …`, `Subject: …`, an empty line and its body;
-/// plain text stays as it is.
+/// The text of a document: a mail becomes `From: …`, `To: …`, `Subject: …`, an empty line and its body, then
+/// the mails attached to it in the same form; plain text stays as it is.
+///
+/// Other headers are left out on purpose: this is the form of the mails that the model was trained on.
 pub(crate) fn document(bytes: &[u8]) -> Result<String, String> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = if is_mail(bytes) {
-        let mail = MessageParser::default().parse(bytes).ok_or("expected a mail, found no headers")?;
-        mail_text(&mail)
+    let text = if let Some(mail) = as_mail(bytes) {
+        let mail = MessageParser::default().parse(&mail).ok_or("expected a mail, found no headers")?;
+        mail_text(&mail, 0)
     } else {
         let text = std::str::from_utf8(bytes).map_err(|e| {
             format!(
@@ -39,30 +46,39 @@ pub(crate) fn document(bytes: &[u8]) -> Result<String, String> {
     Ok(text)
 }
 
-/// Whether everything before the first empty line is headers, and one of them a mail's.
-fn is_mail(bytes: &[u8]) -> bool {
-    let mut known = false;
-    for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let continues = i > 0 && line.first().is_some_and(|b| b" \t".contains(b));
-        let mbox = i == 0 && line.starts_with(b"From ");
-        if line.is_empty() {
+/// The bytes from the first header on, where headers of a mail stand before the first empty line. A line among
+/// them that is none is left out, if three known ones make up for it.
+fn as_mail(bytes: &[u8]) -> Option<Vec<u8>> {
+    let lead = bytes.iter().take_while(|b| b.is_ascii_whitespace()).count();
+    let (mut known, mut odd, mut ends_odd) = (0, 0, false);
+    let mut mail = Vec::with_capacity(bytes.len());
+    let mut lines = bytes[lead..].split_inclusive(|b| *b == b'\n');
+    for (i, line) in lines.by_ref().enumerate() {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let continues = i > 0 && text.first().is_some_and(|b| b" \t".contains(b));
+        let mbox = i == 0 && text.starts_with(b"From ");
+        let colon = text.iter().position(|b| *b == b':');
+        let name = colon.map(|at| text[..at].trim_ascii_end()).unwrap_or_default();
+        let is_header = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        if !text.is_empty() && !continues && !mbox {
+            known += usize::from(KNOWN.iter().any(|k| k.as_bytes().eq_ignore_ascii_case(name)));
+            odd += usize::from(!is_header);
+            ends_odd = !is_header;
+        }
+        if text.is_empty() || continues || mbox || is_header {
+            mail.extend(line);
+        }
+        if text.is_empty() {
             break;
         }
-        if continues || mbox {
-            continue;
-        }
-        let Some(colon) = line.iter().position(|b| *b == b':') else { return false };
-        let name = line[..colon].trim_ascii_end();
-        if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
-            return false;
-        }
-        known |= KNOWN.iter().any(|k| k.as_bytes().eq_ignore_ascii_case(name));
     }
-    known
+    lines.for_each(|line| mail.extend(line));
+    // Text right after the last header is no damaged header, but a text that begins like a mail.
+    (known > 2 * odd && !ends_odd).then_some(mail)
 }
 
-fn mail_text(mail: &Message) -> String {
+fn mail_text(mail: &Message, depth: usize) -> String {
     let mut text = String::new();
     let mut header = |name: &str, value: String| {
         if !value.is_empty() {
@@ -72,12 +88,32 @@ fn mail_text(mail: &Message) -> String {
     header("From", mail.from().map(addresses).unwrap_or_default());
     header("To", mail.to().map(addresses).unwrap_or_default());
     header("Subject", mail.subject().unwrap_or_default().trim().into());
-    let bodies = (0..mail.text_body_count()).filter_map(|i| mail.body_text(i));
-    let body = bodies.map(|b| b.replace("\r\n", "\n").trim().to_owned()).collect::<Vec<_>>().join("\n\n");
+    // Some senders leave the text of a mail in HTML blank.
+    let blank = |part: &MessagePart| matches!(&part.body, PartType::Text(text) if text.trim().is_empty());
+    let mut parts: Vec<_> = match mail.text_bodies().any(blank) {
+        true => mail.html_bodies().map(part_text).collect(),
+        false => mail.text_bodies().map(part_text).collect(),
+    };
+    for part in mail.attachments() {
+        if let PartType::Message(attached) = &part.body
+            && depth < MAX_DEPTH
+        {
+            parts.push(mail_text(attached, depth + 1));
+        }
+    }
+    parts.retain(|part| !part.is_empty());
     if !text.is_empty() {
         text.push('\n');
     }
-    text + &body
+    text + &parts.join("\n\n")
+}
+
+fn part_text(part: &MessagePart) -> String {
+    match &part.body {
+        PartType::Text(text) => text.replace("\r\n", "\n").trim().to_owned(),
+        PartType::Html(text) => html::text(text),
+        _ => String::new(),
+    }
 }
 
 /// `Name <address>, …`
@@ -156,8 +192,40 @@ mod tests {
     #[test]
     fn html_becomes_text() {
         let mail = "Subject: x\nMIME-Version: 1.0\nContent-Type: text/html; charset=utf-8\n\n\
-                    <html><head><style>p {}</style></head><body><p>Total: <b>&euro;5</b></p></body></html>\n";
-        let text = of(mail);
-        assert!(text.contains("Total: €5") && !text.contains('<') && !text.contains("{}"), "{text:?}");
+                    <html><head><style>p {}</style></head><body><p>Total: <b>&euro;5</b></p><table><tr>\
+                    <td>Order number</td><td>ORD-88213</td></tr></table></body></html>\n";
+        assert_eq!(of(mail), "Subject: x\n\nTotal: €5\n\nOrder number\tORD-88213");
+    }
+
+    #[test]
+    fn of_a_blank_text_the_html_is_read() {
+        let mail = "Subject: x\nMIME-Version: 1.0\nContent-Type: multipart/alternative; boundary=b\n\n\
+                    --b\nContent-Type: text/plain\n\n \n\n--b\nContent-Type: text/html\n\n\
+                    <p>html words</p>\n--b--\n";
+        assert_eq!(of(mail), "Subject: x\n\nhtml words");
+    }
+
+    #[test]
+    fn a_forwarded_mail_is_read() {
+        let mail = |body: &str| {
+            format!(
+                "Subject: Fwd\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\
+                 Content-Type: text/plain\n\nsee below\n--b\nContent-Type: message/rfc822\n\n{body}\n--b--\n"
+            )
+        };
+        let inner =
+            "From: Ann <a@x.example>\nDate: Mon, 1 Jan 2024 10:00:00 +0000\nSubject: Bill\n\nTotal: 5";
+        let text = "Subject: Fwd\n\nsee below\n\nFrom: Ann <a@x.example>\nSubject: Bill\n\nTotal: 5";
+        assert_eq!(of(&mail(inner)), text);
+    }
+
+    #[test]
+    fn blank_lines_and_an_odd_line_do_not_hide_a_mail() {
+        let headers = "From: a@x.example\n>oops\nTo: b@x.example\nSubject: x\n";
+        let text = "From: a@x.example\nTo: b@x.example\nSubject: x\n\nHi";
+        assert_eq!(of(&format!("\n \n{headers}\nHi")), text);
+        for plain in ["Subject: x\nand so on\nTo: b\n\nHi", "From: a\nTo: b\nSubject: x\nHi Bob,\n\nHi"] {
+            assert_eq!(document(plain.as_bytes()).unwrap(), plain);
+        }
     }
 }

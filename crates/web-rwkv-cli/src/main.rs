@@ -1,9 +1,11 @@
 //! The command `web-rwkv`: extract fields from mails, generate, embed, tokenize and measure with RWKV models.
 
+mod arguments;
 mod bench;
 mod embed;
 mod extract;
 mod generate;
+mod html;
 mod info;
 mod mail;
 mod model;
@@ -12,7 +14,11 @@ mod progress;
 mod schema;
 mod tokenize;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -68,7 +74,8 @@ fn main() -> ExitCode {
 /// Prints an error as one line.
 fn report(e: &dyn Error) {
     let line: Vec<_> = e.to_string().lines().map(|l| l.trim().to_owned()).collect();
-    eprintln!("web-rwkv: {}", line.join(" "));
+    // Where standard error is gone, nobody is left to tell.
+    let _ = writeln!(io::stderr(), "web-rwkv: {}", line.join(" "));
 }
 
 /// Whether the reader of our output has gone, as `head` does when it has seen enough.

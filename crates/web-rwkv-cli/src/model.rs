@@ -11,7 +11,7 @@ use web_rwkv_gguf::{
     load::{Bytes, Checkpoint},
 };
 
-use crate::{Result, progress::Progress};
+use crate::{Result, arguments, progress::Progress};
 
 static EMBEDDED: &[u8] = include_bytes!("../../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
 const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
@@ -24,45 +24,46 @@ pub(crate) struct Args {
     model: Option<PathBuf>,
     /// Vocabulary file (.txt or .json) instead of the model's own; safetensors files have none
     #[arg(long, global = true, value_name = "FILE")]
-    vocab: Option<PathBuf>,
+    pub(crate) vocab: Option<PathBuf>,
     /// Threads; the physical cores if absent
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = level)]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
     /// Print JSON, also on a terminal
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
-fn level(name: &str) -> std::result::Result<Level, String> {
-    Level::from_name(name).ok_or_else(|| {
-        let names: Vec<_> = Level::ALL.iter().map(Level::to_string).collect();
-        format!("expected one of {}", names.join(", "))
-    })
-}
-
 impl Args {
     fn options(&self) -> Options {
-        Options { threads: self.threads, level: self.simd }
+        Options { threads: self.threads.map(usize::from), level: self.simd }
     }
 
     /// Opens the model; also says how long that took.
     pub(crate) fn open(&self) -> Result<(Model, Duration)> {
-        let waiting = Progress::spinner("loading the model");
-        let start = Instant::now();
-        let model = self.open_quietly()?;
-        let time = start.elapsed();
-        waiting.finish();
+        let (model, _, time) = self.open_with_tensors()?;
         Ok((model, time))
     }
 
+    /// As [`Args::open`], with the tensors of the file.
+    pub(crate) fn open_with_tensors(&self) -> Result<(Model, Checkpoint, Duration)> {
+        let waiting = Progress::spinner("loading the model");
+        let start = Instant::now();
+        let checkpoint = self.checkpoint()?;
+        let model = self.model(&checkpoint)?;
+        let time = start.elapsed();
+        waiting.finish();
+        Ok((model, checkpoint, time))
+    }
+
     pub(crate) fn open_quietly(&self) -> Result<Model> {
-        let model = match &self.model {
-            Some(path) => Model::open(path, self.options())?,
-            None => Model::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED), self.options())?,
-        };
+        self.model(&self.checkpoint()?)
+    }
+
+    fn model(&self, checkpoint: &Checkpoint) -> Result<Model> {
+        let model = Model::from_checkpoint(checkpoint, self.options())?;
         Ok(match &self.vocab {
             Some(path) => model.with_tokenizer(Tokenizer::open(path)?),
             None => model,
@@ -84,8 +85,8 @@ impl Args {
         Self { model, vocab: self.vocab.clone(), ..*self }
     }
 
-    /// The tensors of the model.
-    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+    /// What is in the file of the model.
+    fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(match &self.model {
             Some(path) => Checkpoint::open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
@@ -101,6 +102,9 @@ pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
 fn no_vocabulary(file: &str) -> String {
     format!("{file}: the vocabulary is missing; --vocab gives one")
 }
+
+/// What stands for standard input on the command line.
+pub(crate) const STDIN: &str = "-";
 
 /// All of standard input.
 pub(crate) fn stdin() -> Result<Vec<u8>> {

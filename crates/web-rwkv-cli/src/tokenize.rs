@@ -11,7 +11,7 @@ use crate::{Result, model};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Text, or with --decode ids; standard input if absent
+    /// Text, or with --decode ids; standard input if absent or `-`
     input: Vec<String>,
     /// Turn ids into text
     #[arg(long)]
@@ -19,9 +19,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
-    let input = match args.input.is_empty() {
-        true => model::stdin()?,
-        false => args.input.join(" ").into_bytes(),
+    let input = match args.input.as_slice() {
+        [] => model::stdin()?,
+        [one] if one == model::STDIN => model::stdin()?,
+        words => words.join(" ").into_bytes(),
     };
     let tokenizer = common.tokenizer()?;
     let mut out = stdout().lock();

@@ -125,7 +125,8 @@ fn errors_are_one_line_with_the_name_of_the_file() {
     let broken = written("broken.toml", b"a = \"x\"\nb =\n");
     let number = written("number.json", b"{\"a\": 1}");
     let junk = written("junk.gguf", b"GGUF and nothing else");
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
+        (&["info", env!("CARGO_TARGET_TMPDIR")], ": expected a file, found a directory"),
         (&["extract", &eml, "--schema", &broken], "broken.toml: schema: line 2: "),
         (&["extract", &eml, "--schema", &number], "number.json: field `a`: expected a description, found 1"),
         (&["extract", &eml, "--schema", "absent.toml"], "absent.toml: "),
@@ -142,11 +143,59 @@ fn errors_are_one_line_with_the_name_of_the_file() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for args in
-        [&["extract"][..], &["info", "--simd", "mmx"], &["frobnicate"], &["bench", "--repeats", "0"], &[]]
-    {
+    for args in [&["extract"][..], &["frobnicate"], &["bench", "--repeats", "0"], &[]] {
         bad(args, b"", 2);
     }
+    let level = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+    let cases: [(&[&str], &str); 12] = [
+        (&["info", "--simd", "mmx"], "expected one that this machine has: scalar"),
+        (&["info", "--simd", level], "expected one that this machine has: scalar"),
+        (&["info", "--threads", "0"], "0 is not in 1..=1024"),
+        (&["info", "--threads", "1025"], "1025 is not in 1..=1024"),
+        (&["generate", "a", "--temperature", "nan"], "expected a number from 0 on"),
+        (&["generate", "a", "--temperature", "-1"], "expected a number from 0 on"),
+        (&["generate", "a", "--top-p", "2"], "expected a number from 0 to 1"),
+        (&["generate", "a", "--penalty-decay", "1.5"], "expected a number from 0 to 1"),
+        (&["generate", "a", "--presence-penalty", "inf"], "expected a finite number"),
+        (&["generate", "a", "--max-tokens", "0"], "0 is not in 1.."),
+        (&["extract", "--schema", "x", "--max-tokens", "0"], "0 is not in 1.."),
+        (&["extract", "--schema", "x", "--none-bias", "nan"], "expected a finite number"),
+    ];
+    for (args, expected) in cases {
+        let stderr = bad(args, b"", 2);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
+    good(&["generate", "a", "--max-tokens", "1", "--presence-penalty", "-0.5"], b"");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_error_changes_no_exit_code() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = command().args(["info", "/nope"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_dash_is_standard_input() {
+    let (prompt, lines) = (b"Subject: Invoice", b"first\n\n \t\r\nsec\xffond\r\n");
+    let greedy = ["generate", "--json", "--max-tokens", "3", "--temperature", "0"];
+    let text = |args: &[&str]| json(&good(args, prompt))[0]["tokens"].clone();
+    assert_eq!(text(&greedy), text(&[&greedy[..], &["-"]].concat()));
+    assert_eq!(good(&["tokenize", "-"], prompt), good(&["tokenize", "Subject: Invoice"], b""));
+    let embedded = json(&good(&["embed", "-"], lines));
+    assert_eq!(embedded.len(), 2, "blank lines are skipped");
+    assert_eq!((&embedded[0]["text"], &embedded[1]["text"]), (&"first".into(), &"sec\u{fffd}ond".into()));
+    assert_eq!(good(&["embed"], lines), good(&["embed", "-"], lines));
+}
+
+#[test]
+fn a_length_named_twice_is_measured_once() {
+    let args = ["bench", "--json", "--lengths", "4,2,4", "--repeats", "1"];
+    let line = &json(&good(&args, b""))[0];
+    let names: Vec<_> = line["measured"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names[..4], ["load", "prefill 4 tokens", "prefill 2 tokens", "decode 64 tokens"]);
+    assert!(line["measured"]["prefill 2 tokens"]["percent"].is_number());
 }
 
 #[test]
@@ -169,7 +218,10 @@ fn info_tells_sizes() {
     );
     let file = models().join("rwkv7-mail-q4_k_m.gguf");
     let text = String::from_utf8(good(&["info", file.to_str().unwrap()], b"")).unwrap();
-    assert!(text.contains("RWKV-7") && text.contains("q4_k"), "{text}");
+    assert!(text.contains("RWKV-7") && text.contains("q4_k") && text.contains("in the file"), "{text}");
+    let vocab = written("vocabulary.txt", b"1 'a' 1\n");
+    let text = String::from_utf8(good(&["info", "--vocab", &vocab], b"")).unwrap();
+    assert!(text.contains(&format!("8192 tokens, in {vocab}")), "{text}");
 }
 
 #[test]
