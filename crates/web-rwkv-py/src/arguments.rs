@@ -97,18 +97,26 @@ pub(crate) fn texts(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<Vec<u8>>>> {
     Ok(Some(texts.collect::<PyResult<_>>()?))
 }
 
-/// A number of things as an argument; a negative one is a RequestError, not PyO3's OverflowError.
-pub(crate) fn count(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
-    obj.extract().map_err(|e: PyErr| match e.is_instance_of::<PyOverflowError>(obj.py()) {
-        true => request("number", "0 or more, in 64 bits", obj),
-        false => e,
-    })
+/// Numbers as arguments, `u64` or `Option<u64>`: for each a function of its name, as PyO3 tells it nothing but the
+/// object. A number that does not fit is a RequestError, not PyO3's OverflowError.
+macro_rules! numbers {
+    ($($name:ident)*) => {
+        pub(crate) mod number {
+            use super::*;
+            $(pub(crate) fn $name<'a, 'py, T>(obj: &'a Bound<'py, PyAny>) -> PyResult<T>
+            where
+                T: FromPyObject<'a, 'py, Error = PyErr>,
+            {
+                obj.extract().map_err(|e: PyErr| match e.is_instance_of::<PyOverflowError>(obj.py()) {
+                    true => request(stringify!($name), "an unsigned number of 64 bits", obj),
+                    false => e,
+                })
+            })*
+        }
+    };
 }
 
-/// As [`count`], where there may be none.
-pub(crate) fn optional_count(obj: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-    if obj.is_none() { Ok(None) } else { count(obj).map(Some) }
-}
+numbers! { quant quant_nf4 quant_sf4 threads token_chunk_size max_tokens top_k seed }
 
 /// One of `names` as an argument.
 fn name(obj: &Bound<'_, PyAny>, thing: &str, names: &[&'static str]) -> PyResult<&'static str> {

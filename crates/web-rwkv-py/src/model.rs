@@ -11,7 +11,7 @@ use web_rwkv_gguf::{
 };
 
 use crate::{
-    arguments::{Tokens, count, device, optional_count, optional_pool, pool, texts},
+    arguments::{Tokens, device, number, optional_pool, pool, texts},
     compute::compute,
     error::{no_gpu, raise, request},
     extract::{Extraction, schema},
@@ -146,11 +146,11 @@ impl Model {
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        #[pyo3(from_py_with = count)] quant: u64,
-        #[pyo3(from_py_with = count)] quant_nf4: u64,
-        #[pyo3(from_py_with = count)] quant_sf4: u64,
+        #[pyo3(from_py_with = number::quant)] quant: u64,
+        #[pyo3(from_py_with = number::quant_nf4)] quant_nf4: u64,
+        #[pyo3(from_py_with = number::quant_sf4)] quant_sf4: u64,
         #[pyo3(from_py_with = device)] device: &'static str,
-        #[pyo3(from_py_with = optional_count)] threads: Option<u64>,
+        #[pyo3(from_py_with = number::threads)] threads: Option<u64>,
         vocab: Option<PathBuf>,
     ) -> PyResult<Self> {
         for (thing, layers) in [("quant", quant), ("quant_nf4", quant_nf4), ("quant_sf4", quant_sf4)] {
@@ -257,7 +257,7 @@ impl Model {
         &self,
         py: Python<'_>,
         tokens: Tokens,
-        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        #[pyo3(from_py_with = number::token_chunk_size)] token_chunk_size: u64,
         option: Option<PyRnnOption>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Vec<f32>> {
@@ -270,7 +270,7 @@ impl Model {
         &self,
         py: Python<'_>,
         tokens: Tokens,
-        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        #[pyo3(from_py_with = number::token_chunk_size)] token_chunk_size: u64,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Vec<f32>> {
         self.advance(py, tokens, token_chunk_size, RnnOption::Full, progress)
@@ -287,7 +287,7 @@ impl Model {
         &self,
         py: Python<'py>,
         tokens: Tokens,
-        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        #[pyo3(from_py_with = number::token_chunk_size)] token_chunk_size: u64,
         last_only: bool,
         #[pyo3(from_py_with = optional_pool)] pool: Option<&'static str>,
         state: Option<PyRef<'_, State>>,
@@ -312,7 +312,7 @@ impl Model {
         &self,
         py: Python<'py>,
         sequences: Vec<Tokens>,
-        #[pyo3(from_py_with = count)] token_chunk_size: u64,
+        #[pyo3(from_py_with = number::token_chunk_size)] token_chunk_size: u64,
         #[pyo3(from_py_with = pool)] pool: &'static str,
         state: Option<PyRef<'_, State>>,
         progress: Option<Py<PyAny>>,
@@ -338,12 +338,12 @@ impl Model {
         &self,
         py: Python<'_>,
         prompt: Tokens,
-        #[pyo3(from_py_with = count)] max_tokens: u64,
+        #[pyo3(from_py_with = number::max_tokens)] max_tokens: u64,
         temperature: f32,
         top_p: f32,
-        #[pyo3(from_py_with = count)] top_k: u64,
+        #[pyo3(from_py_with = number::top_k)] top_k: u64,
         #[pyo3(from_py_with = texts)] stop: Option<Vec<Vec<u8>>>,
-        #[pyo3(from_py_with = count)] seed: u64,
+        #[pyo3(from_py_with = number::seed)] seed: u64,
         presence_penalty: f32,
         frequency_penalty: f32,
         penalty_decay: f32,
@@ -378,12 +378,12 @@ impl Model {
         &self,
         py: Python<'_>,
         prompt: Tokens,
-        #[pyo3(from_py_with = count)] max_tokens: u64,
+        #[pyo3(from_py_with = number::max_tokens)] max_tokens: u64,
         temperature: f32,
         top_p: f32,
-        #[pyo3(from_py_with = count)] top_k: u64,
+        #[pyo3(from_py_with = number::top_k)] top_k: u64,
         #[pyo3(from_py_with = texts)] stop: Option<Vec<Vec<u8>>>,
-        #[pyo3(from_py_with = count)] seed: u64,
+        #[pyo3(from_py_with = number::seed)] seed: u64,
         presence_penalty: f32,
         frequency_penalty: f32,
         penalty_decay: f32,
@@ -425,7 +425,7 @@ impl Model {
         #[pyo3(from_py_with = schema)] schema: Vec<engine::Field>,
         free: bool,
         none_bias: Option<f32>,
-        #[pyo3(from_py_with = optional_count)] max_tokens: Option<u64>,
+        #[pyo3(from_py_with = number::max_tokens)] max_tokens: Option<u64>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Extraction> {
         let open = self.open()?;

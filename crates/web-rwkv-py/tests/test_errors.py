@@ -97,6 +97,21 @@ REQUESTS: list[Callable[[wrp.Model], object]] = [
     lambda m: m.tokenizer.decode([10**6]),
 ]
 
+NUMBERS: list[tuple[str, Callable[[wrp.Model, Any], object]]] = [
+    ("quant", lambda m, n: wrp.Model(EMBEDDED, quant=n)),
+    ("quant_nf4", lambda m, n: wrp.Model(EMBEDDED, quant_nf4=n)),
+    ("quant_sf4", lambda m, n: wrp.Model(EMBEDDED, quant_sf4=n)),
+    ("threads", lambda m, n: wrp.Model(EMBEDDED, threads=n)),
+    ("token_chunk_size", lambda m, n: m.run([1], token_chunk_size=n)),
+    ("token_chunk_size", lambda m, n: m.run_full([1], token_chunk_size=n)),
+    ("token_chunk_size", lambda m, n: m.embed([1], token_chunk_size=n)),
+    ("token_chunk_size", lambda m, n: m.embed_batch([[1]], token_chunk_size=n)),
+    ("max_tokens", lambda m, n: m.generate("a", max_tokens=n)),
+    ("top_k", lambda m, n: m.generate("a", top_k=n)),
+    ("seed", lambda m, n: m.stream("a", seed=n)),
+    ("max_tokens", lambda m, n: m.extract("a", {}, max_tokens=n)),
+]
+
 TYPES: list[Callable[[Any], object]] = [
     lambda m: m.run(None),
     lambda m: m.run(5),
@@ -124,6 +139,18 @@ def test_requests(model: wrp.Model, number: int) -> None:
     with pytest.raises(wrp.RequestError):
         REQUESTS[number](model)
     assert model.back_state() == before
+
+
+@pytest.mark.parametrize(("name", "work"), NUMBERS)
+def test_a_number_that_does_not_fit_is_named(
+    model: wrp.Model, name: str, work: Callable[[wrp.Model, Any], object]
+) -> None:
+    for n in (-1, 2**64):
+        with pytest.raises(wrp.RequestError) as raised:
+            work(model, n)
+        assert str(raised.value) == f"{name}: expected an unsigned number of 64 bits, found {n}"
+    with pytest.raises(TypeError, match=name):
+        work(model, "1")
 
 
 @pytest.mark.parametrize("number", range(len(TYPES)))
