@@ -4,7 +4,7 @@ use std::{cell::RefCell, path::PathBuf, slice, sync::Arc};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use parking_lot::{Mutex, ReentrantMutex};
-use pyo3::prelude::*;
+use pyo3::{exceptions::PyUserWarning, prelude::*};
 use web_rwkv_gguf::{
     self as engine, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
     Sampler, SamplerOptions,
@@ -56,8 +56,9 @@ impl Open {
 /// start from zeros, or from a state that they are given, and never touch the live one. All computations
 /// release the GIL, and any number of threads may share a model.
 ///
-/// `quant`, `quant_nf4` and `quant_sf4` must be 0: quantized weights come from the file. `threads` is by default
-/// the number of physical cores. `vocab` is a vocabulary file for models that have none of their own.
+/// `quant`, `quant_nf4` and `quant_sf4` are there for older programs: no layer is quantized at load, the weights
+/// are the file's own, and a number other than 0 is a UserWarning that says so. `threads` is by default the
+/// number of physical cores. `vocab` is a vocabulary file for models that have none of their own.
 #[pyclass(module = "web_rwkv_py", frozen)]
 pub(crate) struct Model(Mutex<Option<Arc<Open>>>);
 
@@ -153,10 +154,11 @@ impl Model {
         #[pyo3(from_py_with = number::threads)] threads: Option<u64>,
         vocab: Option<PathBuf>,
     ) -> PyResult<Self> {
-        for (thing, layers) in [("quant", quant), ("quant_nf4", quant_nf4), ("quant_sf4", quant_sf4)] {
-            if layers != 0 {
-                return Err(request(thing, "0, as quantized weights come from the file", layers));
-            }
+        if quant != 0 || quant_nf4 != 0 || quant_sf4 != 0 {
+            let text =
+                c"quant, quant_nf4, quant_sf4: layers are not quantized at load; the file's own weights \
+                         are used, and results are at least as exact";
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), text, 1)?;
         }
         if device == "gpu" {
             return Err(no_gpu());

@@ -64,9 +64,6 @@ def test_devices_and_options(model: wrp.Model) -> None:
         {"threads": 0},
         {"threads": -1},
         {"threads": 10**30},
-        {"quant": 3},
-        {"quant_nf4": 1},
-        {"quant_sf4": 1},
     ]
     for option in options:
         with pytest.raises(wrp.RequestError, match=r"expected .*, found"):

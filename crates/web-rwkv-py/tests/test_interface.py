@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,20 @@ model.clear_state(); model.load_state(model.init_state())
         assert array.shape == shape
     assert isinstance(embs, list)
     assert [e.shape for e in embs] == [(512,)] * 3
+
+
+@pytest.mark.parametrize("name", ["quant", "quant_nf4", "quant_sf4"])
+def test_layers_are_not_quantized_at_load(model: wrp.Model, name: str) -> None:
+    layers: dict[str, Any] = {name: 8}
+    with pytest.warns(UserWarning, match=f"{name}.*the file's own weights are used") as warned:
+        quantized = wrp.Model(EMBEDDED, **layers)
+    assert [w.filename for w in warned] == [__file__]
+    assert_allclose(quantized.run(TOKENS), model.run(TOKENS), atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrp.Model(EMBEDDED, 0, 0, 0)
+        with pytest.raises(UserWarning, match=name):
+            wrp.Model(EMBEDDED, **layers)
 
 
 def test_golden_vectors() -> None:

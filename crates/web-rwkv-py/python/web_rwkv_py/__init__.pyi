@@ -182,7 +182,7 @@ class Model:
     def __new__(
         cls,
         path: _Path,
-        quant: int = 0,
+        quant: int = 0,  # these three do nothing but warn
         quant_nf4: int = 0,
         quant_sf4: int = 0,
         *,
