@@ -57,6 +57,17 @@ impl<'py> FromPyObject<'_, 'py> for Ids {
     }
 }
 
+impl Text {
+    /// The text as the argument `thing`, where nothing but UTF-8 will do.
+    pub(crate) fn utf8(self, thing: &str) -> PyResult<String> {
+        String::from_utf8(self.0).map_err(|e| {
+            let (error, bytes) = (e.utf8_error(), e.as_bytes());
+            let at = error.valid_up_to();
+            request(thing, "UTF-8", format!("byte {:#04x} at {at}", bytes[at]))
+        })
+    }
+}
+
 /// A text, which a tokenizer has to read, or token ids.
 pub(crate) enum Tokens {
     Text(Vec<u8>),
@@ -83,6 +94,14 @@ impl Tokens {
             Self::Ids(ids) => Ok(ids),
         }
     }
+}
+
+/// Sequences as an argument: any iterable but a text.
+pub(crate) fn sequences(obj: &Bound<'_, PyAny>) -> PyResult<Vec<Tokens>> {
+    if obj.extract::<Text>().is_ok() {
+        return Err(PyTypeError::new_err("expected several sequences, found one text"));
+    }
+    obj.try_iter()?.map(|sequence| sequence?.extract()).collect()
 }
 
 /// One text, or several, as an argument.

@@ -11,7 +11,7 @@ use web_rwkv_gguf::{
 };
 
 use crate::{
-    arguments::{Tokens, device, number, optional_pool, pool, texts},
+    arguments::{Text, Tokens, device, number, optional_pool, pool, sequences, texts},
     compute::compute,
     error::{no_gpu, raise, request},
     extract::{Extraction, schema},
@@ -313,7 +313,7 @@ impl Model {
     fn embed_batch<'py>(
         &self,
         py: Python<'py>,
-        sequences: Vec<Tokens>,
+        #[pyo3(from_py_with = sequences)] sequences: Vec<Tokens>,
         #[pyo3(from_py_with = number::token_chunk_size)] token_chunk_size: u64,
         #[pyo3(from_py_with = pool)] pool: &'static str,
         state: Option<PyRef<'_, State>>,
@@ -423,7 +423,7 @@ impl Model {
     fn extract(
         &self,
         py: Python<'_>,
-        document: String,
+        document: Text,
         #[pyo3(from_py_with = schema)] schema: Vec<engine::Field>,
         free: bool,
         none_bias: Option<f32>,
@@ -431,6 +431,7 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Extraction> {
         let open = self.open()?;
+        let document = document.utf8("document")?;
         let mut options = ExtractOptions::default();
         options.free = free;
         options.none_bias = none_bias;

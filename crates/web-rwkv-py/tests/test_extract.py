@@ -58,6 +58,17 @@ def test_extraction_tells_its_progress(model: wrp.Model) -> None:
     assert told[-1] == (found.doc_tokens, found.doc_tokens)
 
 
+def test_a_document_may_be_bytes(model: wrp.Model) -> None:
+    mail, schema = "Grüße: your order ORD-7 ships on 12 June.", {"order_number": "number of the order"}
+    want = model.extract(mail, schema)["order_number"]
+    for data in (mail.encode(), bytearray(mail.encode())):
+        found = model.extract(data, schema)["order_number"]
+        assert (found.value, found.start, found.end) == (want.value, want.start, want.end)
+        assert found.value == data[found.start : found.end].decode()
+    with pytest.raises(wrp.RequestError, match=r"^document: expected UTF-8, found byte 0xff at 7$"):
+        model.extract(b"a mail \xff", schema)
+
+
 def test_options_of_extraction(model: wrp.Model) -> None:
     mail, schema = "Your order ORD-7 ships on 12 June.", {"order_number": "number of the order"}
     assert model.extract(mail, schema, none_bias=-1000.0)["order_number"].value is None

@@ -120,6 +120,12 @@ def test_embeddings_and_the_live_state_are_apart(model: wrp.Model) -> None:
     for got, want in zip(model.embed_batch(sequences), alone):
         assert_allclose(got, want, atol=1e-3)
     assert_allclose(model.embed(sequences[0]), alone[0], atol=1e-3)
+    for iterable in (tuple(sequences), iter(sequences), (np.array(s) for s in sequences)):
+        assert_array_equal(model.embed_batch(iterable), model.embed_batch(sequences))
+    array = np.array(TOKENS[:30]).reshape(3, 10)
+    assert_array_equal(model.embed_batch(array), model.embed_batch(array.tolist()))
+    with pytest.raises(ZeroDivisionError):
+        model.embed_batch([1 // n] for n in (1, 0))
     assert model.back_state() == before
 
 

@@ -4,7 +4,7 @@ L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens
 The docstrings are those of the classes themselves: `help(web_rwkv_py.Model)`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Literal, SupportsIndex, final
@@ -142,7 +142,7 @@ class Field:
     @property
     def value(self) -> str | None: ...
     @property
-    def start(self) -> int | None: ...  # in document.encode()
+    def start(self) -> int | None: ...  # in document.encode(), or in a document of bytes
     @property
     def end(self) -> int | None: ...
     @property
@@ -223,7 +223,7 @@ class Model:
     ) -> _Floats: ...
     def embed_batch(
         self,
-        sequences: Sequence[_Tokens],
+        sequences: Iterable[_Tokens],
         token_chunk_size: int = 512,
         *,
         pool: _Pool = "last",
@@ -262,7 +262,7 @@ class Model:
     ) -> Generation: ...
     def extract(
         self,
-        document: str,
+        document: _Text,
         schema: Mapping[str, str],
         *,
         free: bool = False,
