@@ -17,7 +17,7 @@ use crate::{
     extract::{Extraction, schema},
     generate::Generation,
     info::{ModelInfo, PyRnnOption, StateDevice},
-    state::State,
+    state::{Floats, Source, State},
     tokenizer::Tokenizer,
 };
 
@@ -112,13 +112,6 @@ impl Model {
     }
 }
 
-/// Where a live state comes from.
-#[derive(FromPyObject)]
-enum Source {
-    State(Py<State>),
-    Path(PathBuf),
-}
-
 /// The pool of a name that [`pool`] has checked.
 fn named(pool: &str) -> Pool {
     match pool {
@@ -211,11 +204,19 @@ impl Model {
         py.detach(clear).map_err(raise)
     }
 
-    /// Sets the live state to a copy of `state`, or to what a file that `State.save` wrote holds.
+    /// The state whose buffer is a copy of `array`: float32, `[L, N + 2, C]` or flat, laid out as `State`.
+    fn state_from_numpy(&self, py: Python<'_>, array: Floats) -> PyResult<State> {
+        let open = self.open()?;
+        py.detach(|| array.state(open.engine.init_state())).map(State).map_err(raise)
+    }
+
+    /// Sets the live state to a copy of `state`, to an array as `state_from_numpy` takes it, or to what a file
+    /// that `State.save` wrote holds.
     fn load_state(&self, py: Python<'_>, state: Source) -> PyResult<()> {
         let open = self.open()?;
         let set = || {
             let state = match state {
+                Source::Array(array) => array.state(open.engine.init_state())?,
                 Source::Path(path) => open.engine.load_state(path)?,
                 Source::State(state) => {
                     open.engine.check_state(&state.get().0)?;

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use numpy::{PyArray1, ndarray::ArrayView1};
-use pyo3::{prelude::*, types::PyBytes};
+use numpy::{
+    PyArray1, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype, ndarray::ArrayView1,
+};
+use pyo3::{exceptions::PyTypeError, prelude::*, types::PyBytes};
 use web_rwkv_gguf as engine;
 
 use crate::{error::raise, info::StateDevice};
@@ -45,7 +47,8 @@ impl State {
 
     /// The buffer, f32 `[L * (N + 2) * C]`, without a copy: a read-only view that keeps the state alive.
     ///
-    /// Take `.copy()` of it, or `Model.back_state_numpy`, for an array to write to.
+    /// Take `.copy()` of it, or `Model.back_state_numpy`, for an array to write to; `Model.state_from_numpy` makes
+    /// a state of that again.
     fn to_numpy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let data = ArrayView1::from(slf.get().0.as_slice());
         // SAFETY: the array holds a reference to the state, whose buffer is never moved or written: the class
@@ -95,5 +98,73 @@ impl State {
 
     fn __repr__(&self) -> String {
         format!("State{:?}", self.shape())
+    }
+}
+
+/// The buffer of a state as an argument: a float32 array.
+pub(crate) struct Floats {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl<'py> FromPyObject<'_, 'py> for Floats {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let Ok(array) = obj.cast::<PyUntypedArray>() else {
+            let found = obj.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("expected a float32 array, found {found}")));
+        };
+        if !array.dtype().is_equiv_to(&dtype::<f32>(obj.py())) {
+            let found = array.dtype();
+            return Err(PyTypeError::new_err(format!("expected a float32 array, found one of {found}")));
+        }
+        // numpy brings strides and alignment in order.
+        let bytes = array.call_method0("tobytes")?.cast::<PyBytes>()?.as_bytes().to_vec();
+        Ok(Self { shape: array.shape().to_vec(), bytes })
+    }
+}
+
+impl Floats {
+    /// `state` with these contents.
+    pub(crate) fn state(self, mut state: engine::State) -> engine::Result<engine::State> {
+        let Self { shape, bytes } = self;
+        let (dims, len) = (state.dims(), state.as_slice().len());
+        if shape != dims && shape != [len] {
+            return Err(engine::Error::Request {
+                thing: "state array".into(),
+                expected: format!("{dims:?} or [{len}]"),
+                found: format!("{shape:?}"),
+            });
+        }
+        let (floats, _) = bytes.as_chunks::<4>();
+        state.set(floats.iter().map(|b| f32::from_ne_bytes(*b)).collect())?;
+        Ok(state)
+    }
+}
+
+/// Where a live state comes from, as an argument.
+pub(crate) enum Source {
+    State(Py<State>),
+    Array(Floats),
+    Path(PathBuf),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Source {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(state) = obj.cast::<State>() {
+            Ok(Self::State(state.to_owned().unbind()))
+        } else if obj.is_instance_of::<PyUntypedArray>() {
+            obj.extract().map(Self::Array)
+        } else if let Ok(path) = obj.extract() {
+            Ok(Self::Path(path))
+        } else {
+            let found = obj.get_type().name()?;
+            Err(PyTypeError::new_err(format!(
+                "expected a State, a float32 array or the path of a file, found {found}"
+            )))
+        }
     }
 }

@@ -131,6 +131,9 @@ TYPES: list[Callable[[Any], object]] = [
     lambda m: m.extract("mail", ["name"]),
     lambda m: m.extract("mail", {"name": 1}),
     lambda m: m.load_state([0.0]),
+    lambda m: m.load_state(m.back_state_numpy().astype(np.float64)),
+    lambda m: m.state_from_numpy(m.back_state_numpy().astype(">f4")),
+    lambda m: m.state_from_numpy([0.0]),
 ]
 
 
@@ -158,8 +161,9 @@ def test_a_number_that_does_not_fit_is_named(
 @pytest.mark.parametrize("number", range(len(TYPES)))
 def test_types(model: wrp.Model, number: int) -> None:
     before = model.back_state()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError) as raised:
         TYPES[number](model)
+    assert "\n" not in str(raised.value)
     assert model.back_state() == before
 
 

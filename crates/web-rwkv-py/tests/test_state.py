@@ -51,6 +51,33 @@ def test_a_state_goes_on(model: wrp.Model, state: wrp.State, tmp_path: Path) -> 
         assert model.run("And then?") == want
 
 
+def test_a_state_from_an_array(model: wrp.Model, state: wrp.State) -> None:
+    array = state.to_numpy()
+    cube = array.reshape(state.shape)
+    unaligned = np.frombuffer(b"-" + array.tobytes(), np.uint8)[1:].view(np.float32)
+    for given in (array, cube, np.asfortranarray(cube), np.repeat(array, 2)[::2], unaligned):
+        assert model.state_from_numpy(given) == state
+        model.clear_state()
+        model.load_state(given)
+        assert model.back_state() == state
+    mine = array.copy()
+    made = model.state_from_numpy(mine)
+    mine[:] = 0
+    assert made == state
+    for bad in (array[1:], cube[1:], cube.T, cube[None], np.zeros(0, np.float32)):
+        with pytest.raises(
+            wrp.RequestError, match=r"^state array: expected \[8, 66, 512\] or \[270336\], found"
+        ):
+            model.load_state(bad)
+    with pytest.raises(
+        TypeError, match="expected a State, a float32 array or the path of a file, found list"
+    ):
+        model.load_state(array.tolist())
+    with pytest.raises(TypeError, match="expected a float32 array, found one of float64"):
+        model.load_state(array.astype(np.float64))
+    assert model.back_state() == state
+
+
 def test_layout(model: wrp.Model) -> None:
     layers, rows, channels = model.init_state().shape
     assert (layers, rows, channels) == (8, 66, 512)
