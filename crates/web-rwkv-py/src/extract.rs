@@ -3,7 +3,7 @@
 use pyo3::{
     exceptions::{PyKeyError, PyTypeError},
     prelude::*,
-    types::{PyDict, PyMapping},
+    types::{PyDict, PyMapping, PyType},
 };
 use web_rwkv_gguf as engine;
 
@@ -22,7 +22,7 @@ pub(crate) fn schema(obj: &Bound<'_, PyAny>) -> PyResult<Vec<engine::Field>> {
 }
 
 /// How long each step of an extraction took, in seconds.
-#[pyclass(module = "web_rwkv_py", frozen, get_all)]
+#[pyclass(module = "web_rwkv_py", frozen, get_all, from_py_object)]
 #[derive(Clone, Copy)]
 pub(crate) struct Timings {
     /// Document and fields to tokens.
@@ -37,6 +37,16 @@ pub(crate) struct Timings {
 
 #[pymethods]
 impl Timings {
+    #[new]
+    fn new(tokenize: f64, doc_state: f64, field_analysis: f64, values: f64) -> Self {
+        Self { tokenize, doc_state, field_analysis, values }
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyType>, (f64, f64, f64, f64)) {
+        let &Self { tokenize, doc_state, field_analysis, values } = slf.get();
+        (slf.get_type(), (tokenize, doc_state, field_analysis, values))
+    }
+
     fn __repr__(&self) -> String {
         let Self { tokenize, doc_state, field_analysis, values } = self;
         format!(
@@ -63,8 +73,27 @@ pub(crate) struct Field {
     similarity: f32,
 }
 
+type FieldParts<'a> = (&'a str, Option<&'a str>, Option<usize>, Option<usize>, f32, f32);
+
 #[pymethods]
 impl Field {
+    #[new]
+    fn new(
+        name: String,
+        value: Option<String>,
+        start: Option<usize>,
+        end: Option<usize>,
+        confidence: f32,
+        similarity: f32,
+    ) -> Self {
+        Self { name, value, start, end, confidence, similarity }
+    }
+
+    fn __reduce__<'a, 'py>(slf: &'a Bound<'py, Self>) -> (Bound<'py, PyType>, FieldParts<'a>) {
+        let Self { name, value, start, end, confidence, similarity } = slf.get();
+        (slf.get_type(), (name, value.as_deref(), *start, *end, *confidence, *similarity))
+    }
+
     fn __repr__(&self) -> String {
         let place = self.start.zip(self.end).map_or("None".into(), |(start, end)| format!("{start}..{end}"));
         let value = self.value.as_ref().map_or("None".into(), |value| format!("{value:?}"));
@@ -72,7 +101,7 @@ impl Field {
     }
 }
 
-/// What was found in a document.
+/// What was found in a document; it can be copied and pickled, its state with it.
 #[pyclass(module = "web_rwkv_py", frozen)]
 pub(crate) struct Extraction {
     /// One result for each field, in the order of the schema.
@@ -93,7 +122,7 @@ pub(crate) struct Extraction {
 }
 
 impl Extraction {
-    pub(crate) fn new(py: Python<'_>, found: engine::Extraction) -> PyResult<Self> {
+    pub(crate) fn of(py: Python<'_>, found: engine::Extraction) -> PyResult<Self> {
         let field = |f: engine::Extracted| {
             let (start, end) = f.range.map(|r| (r.start, r.end)).unzip();
             let (name, value, confidence, similarity) = (f.name, f.value, f.confidence, f.similarity);
@@ -115,8 +144,26 @@ impl Extraction {
     }
 }
 
+type ExtractionParts<'a> = (&'a [Py<Field>], usize, usize, Timings, &'a Py<State>);
+
 #[pymethods]
 impl Extraction {
+    #[new]
+    fn new(
+        fields: Vec<Py<Field>>,
+        doc_tokens: usize,
+        generated_tokens: usize,
+        timings: Timings,
+        state: Py<State>,
+    ) -> Self {
+        Self { fields, doc_tokens, generated_tokens, timings, state }
+    }
+
+    fn __reduce__<'a, 'py>(slf: &'a Bound<'py, Self>) -> (Bound<'py, PyType>, ExtractionParts<'a>) {
+        let Self { fields, doc_tokens, generated_tokens, timings, state } = slf.get();
+        (slf.get_type(), (fields, *doc_tokens, *generated_tokens, *timings, state))
+    }
+
     /// The values by the names of their fields.
     #[getter]
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

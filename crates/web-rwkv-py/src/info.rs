@@ -1,13 +1,24 @@
 //! What a model is, and the options of requests.
 
-use pyo3::prelude::*;
+use std::fmt::Debug;
+
+use pyo3::{PyClass, prelude::*, pyclass::boolean_struct::True, types::PyType};
 use web_rwkv_gguf::RnnOption;
 
 use crate::error::no_gpu;
 
+/// `getattr(type, name)`, as pickle and copy take it.
+type ByName<'py> = (Bound<'py, PyAny>, (Bound<'py, PyType>, String));
+
+/// How to come by a variant again.
+fn by_name<'py, T: PyClass<Frozen = True> + Debug + Sync>(slf: &Bound<'py, T>) -> PyResult<ByName<'py>> {
+    let getattr = slf.py().import("builtins")?.getattr("getattr")?;
+    Ok((getattr, (slf.as_any().get_type(), format!("{:?}", slf.get()))))
+}
+
 /// What `Model.run` gives back, for T tokens.
 #[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash, from_py_object)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PyRnnOption {
     /// Logits after the last token, `[V]`.
     Last,
@@ -17,6 +28,13 @@ pub(crate) enum PyRnnOption {
     EmbedLast,
     /// Hidden vectors after ln_out of every token, `[T * C]`; the head is not computed.
     EmbedFull,
+}
+
+#[pymethods]
+impl PyRnnOption {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<ByName<'py>> {
+        by_name(slf)
+    }
 }
 
 impl From<PyRnnOption> for RnnOption {
@@ -32,12 +50,19 @@ impl From<PyRnnOption> for RnnOption {
 
 /// Where a state is kept.
 #[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash, from_py_object)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum StateDevice {
     /// In host memory.
     Cpu,
     /// In the memory of the GPU.
     Gpu,
+}
+
+#[pymethods]
+impl StateDevice {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<ByName<'py>> {
+        by_name(slf)
+    }
 }
 
 impl StateDevice {
@@ -48,8 +73,8 @@ impl StateDevice {
 }
 
 /// Which RWKV a model is.
-#[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash, from_py_object)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(dead_code, reason = "names that programs compare with; the engine runs V7")]
 pub(crate) enum ModelVersion {
     V4,
@@ -58,11 +83,19 @@ pub(crate) enum ModelVersion {
     V7,
 }
 
-/// The sizes of a model.
-#[pyclass(module = "web_rwkv_py", frozen, get_all)]
+#[pymethods]
+impl ModelVersion {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<ByName<'py>> {
+        by_name(slf)
+    }
+}
+
+/// The sizes of a model: a value, which can be compared, copied and pickled.
+#[pyclass(module = "web_rwkv_py", frozen, eq, hash, get_all)]
+#[derive(PartialEq, Eq, Hash)]
 pub(crate) struct ModelInfo {
     /// Version of RWKV.
-    version: Py<ModelVersion>,
+    version: ModelVersion,
     /// Layers, L.
     num_layer: usize,
     /// Width of the residual stream, C.
@@ -78,21 +111,41 @@ pub(crate) struct ModelInfo {
 }
 
 impl ModelInfo {
-    pub(crate) fn new(py: Python<'_>, info: web_rwkv_gguf::ModelInfo) -> PyResult<Self> {
+    pub(crate) fn of(info: web_rwkv_gguf::ModelInfo) -> Self {
         let web_rwkv_gguf::ModelInfo {
             num_layer, num_emb, num_hidden, num_vocab, num_head, head_size, ..
         } = info;
-        let version = Py::new(py, ModelVersion::V7)?;
-        Ok(Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size })
+        let version = ModelVersion::V7;
+        Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size }
     }
 }
 
+type Sizes = (ModelVersion, usize, usize, usize, usize, usize, usize);
+
 #[pymethods]
 impl ModelInfo {
+    #[new]
+    fn new(
+        version: ModelVersion,
+        num_layer: usize,
+        num_emb: usize,
+        num_hidden: usize,
+        num_vocab: usize,
+        num_head: usize,
+        head_size: usize,
+    ) -> Self {
+        Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size }
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyType>, Sizes) {
+        let &Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size } = slf.get();
+        (slf.get_type(), (version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size))
+    }
+
     fn __repr__(&self) -> String {
-        let Self { num_layer, num_emb, num_hidden, num_vocab, num_head, head_size, .. } = self;
+        let Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size } = self;
         format!(
-            "ModelInfo(version=ModelVersion.V7, num_layer={num_layer}, num_emb={num_emb}, \
+            "ModelInfo(version=ModelVersion.{version:?}, num_layer={num_layer}, num_emb={num_emb}, \
              num_hidden={num_hidden}, num_vocab={num_vocab}, num_head={num_head}, head_size={head_size})"
         )
     }

@@ -169,8 +169,8 @@ impl Model {
     }
 
     /// The sizes of the model.
-    fn info(&self, py: Python<'_>) -> PyResult<ModelInfo> {
-        ModelInfo::new(py, self.open()?.engine.info())
+    fn info(&self) -> PyResult<ModelInfo> {
+        Ok(ModelInfo::of(self.open()?.engine.info()))
     }
 
     /// The tokenizer of the file's own vocabulary, or of the one that `vocab` named.
@@ -441,7 +441,7 @@ impl Model {
             open.tokenizer()?;
             open.engine.extract(&document, &schema, &options, tell)
         })?;
-        Extraction::new(py, found)
+        Extraction::of(py, found)
     }
 
     /// Gives the model's memory back, once what other threads are at is done; after it every call raises

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -67,6 +70,23 @@ def test_a_document_may_be_bytes(model: wrp.Model) -> None:
         assert found.value == data[found.start : found.end].decode()
     with pytest.raises(wrp.RequestError, match=r"^document: expected UTF-8, found byte 0xff at 7$"):
         model.extract(b"a mail \xff", schema)
+
+
+def test_extractions_go_to_other_processes(model: wrp.Model) -> None:
+    found = model.extract(
+        "Grüße: your order ORD-7 ships.", {"order_number": "number of the order", "iban": "IBAN"}
+    )
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        there = pool.submit(copy.copy, found).result(60)
+    for other in (there, copy.copy(found), copy.deepcopy(found)):
+        assert isinstance(other, wrp.Extraction)
+        assert repr(other.timings) == repr(found.timings)
+        assert (other.doc_tokens, other.generated_tokens) == (found.doc_tokens, found.generated_tokens)
+        assert other.state == found.state
+        assert other.values == found.values
+        names = ["name", "value", "start", "end", "confidence", "similarity"]
+        for a, b in zip(other.fields, found.fields):
+            assert [getattr(a, name) for name in names] == [getattr(b, name) for name in names]
 
 
 def test_options_of_extraction(model: wrp.Model) -> None:

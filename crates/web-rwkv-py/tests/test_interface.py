@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,23 @@ def test_info_and_names(model: wrp.Model) -> None:
     assert {wrp.PyRnnOption.Last: 1}[wrp.PyRnnOption.Last] == 1
     for thing in (model, info, model.tokenizer, model.init_state()):
         assert type(thing).__name__ in repr(thing)
+
+
+def test_info_and_names_are_values(model: wrp.Model) -> None:
+    info = model.info()
+    for thing in (info, wrp.PyRnnOption.EmbedLast, wrp.ModelVersion.V6, wrp.StateDevice.Gpu):
+        copies = [
+            pickle.loads(pickle.dumps(thing, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ]
+        for other in (*copies, copy.copy(thing), copy.deepcopy(thing)):
+            assert type(other) is type(thing)
+            assert other == thing
+            assert hash(other) == hash(thing)
+            assert repr(other) == repr(thing)
+    assert info == wrp.Model(EMBEDDED).info()
+    assert eval(repr(info), vars(wrp)) == info
+    assert info != wrp.ModelInfo(wrp.ModelVersion.V7, 8, 512, 2048, 8192, 8, 65)
+    assert info != "info"
 
 
 def test_a_vocabulary_from_a_file(wide: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens
 The docstrings are those of the classes themselves: `help(web_rwkv_py.Model)`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Literal, SupportsIndex, final
@@ -56,6 +56,7 @@ class PyRnnOption:
     EmbedLast: ClassVar[PyRnnOption]  # hidden vector [C]
     EmbedFull: ClassVar[PyRnnOption]  # hidden vectors [T * C]
     def __int__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
@@ -65,6 +66,7 @@ class StateDevice:
     Cpu: ClassVar[StateDevice]
     Gpu: ClassVar[StateDevice]
     def __int__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
@@ -76,12 +78,23 @@ class ModelVersion:
     V6: ClassVar[ModelVersion]
     V7: ClassVar[ModelVersion]
     def __int__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
 class ModelInfo:
+    def __new__(
+        cls,
+        version: ModelVersion,
+        num_layer: int,
+        num_emb: int,
+        num_hidden: int,
+        num_vocab: int,
+        num_head: int,
+        head_size: int,
+    ) -> Self: ...
     @property
     def version(self) -> ModelVersion: ...
     @property
@@ -96,6 +109,10 @@ class ModelInfo:
     def num_head(self) -> int: ...  # H
     @property
     def head_size(self) -> int: ...  # N
+    def __reduce__(self) -> tuple[Any, ...]: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
 
 @final
 class State:
@@ -126,6 +143,7 @@ class Tokenizer:
 
 @final
 class Timings:  # seconds
+    def __new__(cls, tokenize: float, doc_state: float, field_analysis: float, values: float) -> Self: ...
     @property
     def tokenize(self) -> float: ...
     @property
@@ -134,9 +152,19 @@ class Timings:  # seconds
     def field_analysis(self) -> float: ...
     @property
     def values(self) -> float: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
 @final
 class Field:
+    def __new__(
+        cls,
+        name: str,
+        value: str | None,
+        start: int | None,
+        end: int | None,
+        confidence: float,
+        similarity: float,
+    ) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
@@ -149,9 +177,18 @@ class Field:
     def confidence(self) -> float: ...  # 0 to 1
     @property
     def similarity(self) -> float: ...  # -1 to 1
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
 @final
 class Extraction:
+    def __new__(
+        cls,
+        fields: Sequence[Field],
+        doc_tokens: int,
+        generated_tokens: int,
+        timings: Timings,
+        state: State,
+    ) -> Self: ...
     @property
     def fields(self) -> list[Field]: ...
     @property
@@ -165,6 +202,7 @@ class Extraction:
     @property
     def state(self) -> State: ...
     def __getitem__(self, name: str, /) -> Field: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
 @final
 class Generation(Iterator[str]):
