@@ -16,7 +16,9 @@ mod tokenizer;
 
 /// The compiled part of `web_rwkv_py`, which gives its names on.
 ///
-/// Every class is frozen and what changes stands behind a lock, so it needs no GIL.
+/// Every class is frozen and what changes stands behind a lock, so it needs no GIL. A free-threaded Python cannot
+/// load the abi3 wheel: building with one (3.14t is the first that PyO3 supports) makes a wheel of its own, as
+/// PyO3 then passes over its feature abi3-py39.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]

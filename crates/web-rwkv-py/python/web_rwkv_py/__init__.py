@@ -40,7 +40,10 @@ __all__ = [
 
 
 class RwkvError(Exception):
-    """What every exception of this module derives from, beside its built-in family."""
+    """What the exceptions of this module derive from, beside their built-in families.
+
+    An argument of the wrong type is a plain TypeError.
+    """
 
 
 class ModelFileError(RwkvError, OSError):
