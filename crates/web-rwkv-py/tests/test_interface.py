@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file
@@ -90,6 +91,13 @@ def test_golden_vectors() -> None:
         assert_allclose(state[:, -1], want["ffn_shift"].reshape(layers, channels), atol=1e-3)
 
 
+def assert_close(got: npt.ArrayLike, want: npt.ArrayLike) -> None:
+    """What other chunks may change: in another order of sums an activation can fall on the next of its 2^16 steps."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    assert np.square(got - want).sum() <= 1e-7 * np.square(want).sum()
+
+
 def test_pieces_are_the_whole(model: wrp.Model) -> None:
     whole = model.run(TOKENS, token_chunk_size=300)
     state = model.back_state_numpy()
@@ -97,8 +105,8 @@ def test_pieces_are_the_whole(model: wrp.Model) -> None:
     model.run(TOKENS[:100], 7)
     model.run([])
     pieces = model.run(TOKENS[100:], token_chunk_size=64)
-    assert_allclose(pieces, whole, atol=1e-3)
-    assert_allclose(model.back_state_numpy(), state, atol=1e-3)
+    assert_close(pieces, whole)
+    assert_close(model.back_state_numpy(), state)
 
 
 def test_options(model: wrp.Model) -> None:
@@ -107,11 +115,11 @@ def test_options(model: wrp.Model) -> None:
         return np.array(model.run(TOKENS[:9], option=option), np.float32)
 
     full, hidden = run(wrp.PyRnnOption.Full).reshape(9, -1), run(wrp.PyRnnOption.EmbedFull).reshape(9, -1)
-    assert_allclose(run(wrp.PyRnnOption.Last), full[-1], atol=1e-3)
-    assert_allclose(run(wrp.PyRnnOption.EmbedLast), hidden[-1], atol=1e-3)
+    assert_close(run(wrp.PyRnnOption.Last), full[-1])
+    assert_close(run(wrp.PyRnnOption.EmbedLast), hidden[-1])
     model.clear_state()
-    assert_allclose(model.run_full(TOKENS[:9]), full.ravel(), atol=1e-3)
-    assert_allclose(model.embed(TOKENS[:9], last_only=False), hidden.ravel(), atol=1e-3)
+    assert_close(model.run_full(TOKENS[:9]), full.ravel())
+    assert_close(model.embed(TOKENS[:9], last_only=False), hidden.ravel())
 
 
 def test_embeddings_and_the_live_state_are_apart(model: wrp.Model) -> None:
@@ -120,8 +128,8 @@ def test_embeddings_and_the_live_state_are_apart(model: wrp.Model) -> None:
     model.run(TOKENS)
     before = model.back_state()
     for got, want in zip(model.embed_batch(sequences), alone):
-        assert_allclose(got, want, atol=1e-3)
-    assert_allclose(model.embed(sequences[0]), alone[0], atol=1e-3)
+        assert_close(got, want)
+    assert_close(model.embed(sequences[0]), alone[0])
     for iterable in (tuple(sequences), iter(sequences), (np.array(s) for s in sequences)):
         assert_array_equal(model.embed_batch(iterable), model.embed_batch(sequences))
     array = np.array(TOKENS[:30]).reshape(3, 10)
@@ -134,13 +142,13 @@ def test_embeddings_and_the_live_state_are_apart(model: wrp.Model) -> None:
 def test_pools_and_states_of_embeddings(model: wrp.Model) -> None:
     every = model.embed(TOKENS, pool="none")
     assert every.shape == (300, 512)
-    assert_allclose(model.embed(TOKENS, pool="last"), every[-1], atol=1e-3)
-    assert_allclose(model.embed(TOKENS, pool="mean"), every.mean(0), atol=1e-3)
+    assert_close(model.embed(TOKENS, pool="last"), every[-1])
+    assert_close(model.embed(TOKENS, pool="mean"), every.mean(0))
     assert [e.shape for e in model.embed_batch([TOKENS, TOKENS[:2]], pool="none")] == [(300, 512), (2, 512)]
     model.run(TOKENS[:100])
     state = model.back_state()
-    assert_allclose(model.embed(TOKENS[100:], state=state), every[-1], atol=1e-3)
-    assert_allclose(model.embed_batch([TOKENS[100:]], state=state)[0], every[-1], atol=1e-3)
+    assert_close(model.embed(TOKENS[100:], state=state), every[-1])
+    assert_close(model.embed_batch([TOKENS[100:]], state=state)[0], every[-1])
     assert model.back_state() == state
 
 
@@ -162,7 +170,7 @@ def test_text_goes_where_tokens_go(model: wrp.Model) -> None:
     for given in (text, text.encode(), bytearray(text.encode())):
         assert model.tokenizer.encode(given) == ids
         assert_array_equal(model.embed(given), want)
-    assert_allclose(model.embed_batch([text, ids])[0], want, atol=1e-3)
+    assert_close(model.embed_batch([text, ids])[0], want)
     logits = model.run(text)
     model.clear_state()
     assert model.run(ids) == logits
