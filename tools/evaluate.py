@@ -39,10 +39,9 @@ def auc(right, wrong):
 def extract(binary, extra, row, folder):
     """Field name to {"value", "confidence", ...}."""
     mail, schema = folder / "mail.txt", folder / "schema.json"
-    # The empty line keeps the program from taking it for an .eml, and so from dropping headers such as "Sent:".
-    mail.write_bytes(("\n" + row["email"]).encode())
+    mail.write_bytes(row["email"].encode())
     schema.write_text(json.dumps(row["schema"], ensure_ascii=False), encoding="utf-8")
-    command = [binary, "extract", "--json", "--schema", str(schema), *extra, str(mail)]
+    command = [binary, "extract", "--json", "--text", "--schema", str(schema), *extra, str(mail)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr.decode(errors='replace').strip()}")

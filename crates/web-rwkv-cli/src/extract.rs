@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// TOML or JSON file: field name to description
     #[arg(long, value_name = "FILE")]
     schema: PathBuf,
+    /// The files are plain texts, whatever they look like
+    #[arg(long)]
+    text: bool,
     /// Values in the model's own words, not only literal parts of the mail
     #[arg(long)]
     free: bool,
@@ -55,7 +58,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             path.display().to_string()
         };
         mails.message(name.clone());
-        match one(&model, path, &name, &fields, &options, &mails) {
+        match one(&model, path, &name, &fields, &options, args.text, &mails) {
             Ok((document, extraction)) => mails.suspend(|| {
                 if table {
                     print_table(&name, load, &extraction)
@@ -80,13 +83,15 @@ fn one(
     name: &str,
     fields: &[Field],
     options: &ExtractOptions,
+    text: bool,
     mails: &Progress,
 ) -> Result<(String, Extraction)> {
     let bytes = match path.as_os_str() == model::STDIN {
         true => model::stdin()?,
         false => fs::read(path).map_err(|e| format!("{name}: {e}"))?,
     };
-    let document = mail::document(&bytes).map_err(|e| format!("{name}: {e}"))?;
+    let document = if text { mail::plain(&bytes) } else { mail::document(&bytes) };
+    let document = document.map_err(|e| format!("{name}: {e}"))?;
     let mut tokens = mails.tokens();
     let extraction = model.extract(&document, fields, options, &mut |told| tokens.told(told));
     Ok((document, extraction.map_err(|e| format!("{name}: {e}"))?))

@@ -31,15 +31,25 @@ pub(crate) fn document(bytes: &[u8]) -> Result<String, String> {
         let mail = MessageParser::default().parse(&mail).ok_or("expected a mail, found no headers")?;
         mail_text(&mail, 0)
     } else {
-        let text = std::str::from_utf8(bytes).map_err(|e| {
-            format!(
-                "expected a mail or UTF-8 text, found byte {:#04x} at offset {}",
-                bytes[e.valid_up_to()],
-                e.valid_up_to()
-            )
-        })?;
-        text.to_owned()
+        utf8(bytes, "a mail or UTF-8 text")?
     };
+    not_blank(text)
+}
+
+/// A document that is plain text, even where it looks like a mail.
+pub(crate) fn plain(bytes: &[u8]) -> Result<String, String> {
+    not_blank(utf8(bytes, "UTF-8 text")?)
+}
+
+fn utf8(bytes: &[u8], expected: &str) -> Result<String, String> {
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let at = e.valid_up_to();
+        format!("expected {expected}, found byte {:#04x} at offset {at}", bytes[at])
+    })?;
+    Ok(text.to_owned())
+}
+
+fn not_blank(text: String) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("expected a mail or text, found nothing to read".into());
     }

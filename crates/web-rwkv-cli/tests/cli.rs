@@ -102,6 +102,9 @@ fn extract_reads_standard_input_and_prints_tables() {
     let line = &json(&good(&["extract", "--schema", &schema], plain))[0];
     assert_eq!(line["document"].as_str().unwrap().as_bytes(), plain);
     check_spans(line);
+    let like_a_mail = b"Sent: 12 June\nSubject: Your order\n\nIt is ORD-88213.\n";
+    let line = &json(&good(&["extract", "--text", "--schema", &schema], like_a_mail))[0];
+    assert_eq!(line["document"].as_str().unwrap().as_bytes(), like_a_mail);
 }
 
 #[test]
