@@ -8,16 +8,20 @@ DEMO := models/rwkv7-mail/demo
 
 PIP := $(VENV)/bin/pip install -q --disable-pip-version-check
 
-.PHONY: demo test lint bench accuracy witness python
+.PHONY: demo command test lint bench accuracy witness python
 
-demo: python
-	cargo build --release --locked -p web-rwkv-cli
+demo:
+	@$(MAKE) --no-print-directory -j2 command $(VENV)/done
+	@$(MAKE) --no-print-directory python
 	@for schema in $(DEMO)/*.toml; do \
 	  target/release/web-rwkv extract --table --schema $$schema $${schema%.toml}.eml || exit 1; done
 	rm -f target/demo.jsonl
 	$(VENV)/bin/rwkv-email-agent extract $(DEMO) --schema $(DEMO)/shipping.toml --out target/demo.jsonl
 	$(VENV)/bin/rwkv-email-agent search $(DEMO) "when is the parcel delivered" --top 3
 	$(VENV)/bin/rwkv-email-agent dashboard --headless --repeats 3
+
+command:
+	cargo build --release --locked -p web-rwkv-cli
 
 test: witness python
 	WITNESS_DIR=$(WITNESS) cargo test --workspace --locked
@@ -59,11 +63,9 @@ lint: $(VENV)/done
 
 # Exact match and token F1 of the embedded model: hand-written mails, and generated ones of kinds that it was trained
 # on and of new kinds, on which the bias on "none" was chosen.
-accuracy:
-	cargo build --release --locked -p web-rwkv-cli
+accuracy: command
 	@for set in $(DEMO)-emails.jsonl models/rwkv7-mail/eval/*.jsonl; do for mode in "" --free; do \
 	  echo "$$set $$mode"; $(PYTHON) tools/evaluate.py $$set -- $$mode || exit 1; done; done
 
-bench:
-	cargo build --release --locked -p web-rwkv-cli
+bench: command
 	target/release/web-rwkv bench
