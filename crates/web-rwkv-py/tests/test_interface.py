@@ -92,7 +92,7 @@ def test_golden_vectors() -> None:
 
 
 def assert_close(got: npt.ArrayLike, want: npt.ArrayLike) -> None:
-    """What other chunks may change: in another order of sums an activation can fall on the next of its 2^16 steps."""
+    """What other chunks may change: summed in another order, an activation may fall on its next step."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
     assert np.square(got - want).sum() <= 1e-7 * np.square(want).sum()
