@@ -50,9 +50,10 @@ def test_rows_come_back(tmp_path: Path, name: str) -> None:
         with open_results(path, SCHEMA) as results:
             assert results.done == {f"key{j}" for j in range(i)}
             results.add(row(i))
+        assert results.run
     rows = read_back(path)
     assert [r["mail_key"] for r in rows] == ["key0", "key1", "key2"]
-    expected = row(2)
+    expected = {**row(2), "mail_run": results.run}
     if name == "r.csv":
         expected = {k: "" if v is None else str(v) for k, v in expected.items()}
     assert rows[2] == expected
@@ -66,9 +67,71 @@ def test_other_columns_and_other_files_are_refused(tmp_path: Path, name: str) ->
         results.add(row(0))
     with pytest.raises(AgentError, match="expected the columns"):
         open_results(path, {"other": "field"})
-    path.write_bytes(b"no such thing\n")
-    with pytest.raises(AgentError, match=rf"{name}: "):
+    for foreign in (b"no such thing\n", b"no such thing", b"name,age\nann,3", b'{"a": 1}', b"\xff\xfe", b"[" * 9999):
+        path.write_bytes(foreign)
+        with pytest.raises(AgentError, match=rf"{name}: "):
+            open_results(path, SCHEMA)
+        assert path.read_bytes() == foreign, "a file of others stays as it is"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_another_run_are_refused(tmp_path: Path, name: str) -> None:
+    path, model = tmp_path / name, tmp_path / "model"
+    model.write_bytes(b"a model")
+    with open_results(path, SCHEMA, model=model, free=False) as results:
+        results.add(row(0))
+    with open_results(path, SCHEMA, model=model, free=False) as results:
+        assert results.done == {"key0"}
+    with pytest.raises(AgentError, match="of another run"):
+        open_results(path, {**SCHEMA, "note": "something else"}, model=model, free=False)
+    with pytest.raises(AgentError, match="of another run"):
+        open_results(path, SCHEMA, model=model, free=True)
+    model.write_bytes(b"another model")
+    with pytest.raises(AgentError, match="of another run"):
+        open_results(path, SCHEMA, model=model, free=False)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_run_at_a_time(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with open_results(path, SCHEMA) as results:
+        results.add(row(0))
+        with pytest.raises(AgentError, match="in use by another run"):
+            open_results(path, SCHEMA)
+        results.add(row(1))
+    with open_results(path, SCHEMA) as results:
+        assert results.done == {"key0", "key1"}
+
+
+def test_a_database_of_others_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE photos (name)")
+    with pytest.raises(AgentError, match="expected a table `mails`, found photos"):
         open_results(path, SCHEMA)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(AgentError, match="unable to open"):
+        open_results(path, SCHEMA)
+
+
+def test_a_long_value(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    with open_results(path, SCHEMA) as results:
+        results.add({**row(0), "note": "x" * 200_000})
+    with open_results(path, SCHEMA) as results:
+        assert results.done == {"key0"}
+
+
+def test_a_last_line_without_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    for i in range(2):
+        with open_results(path, SCHEMA) as results:
+            results.add(row(i))
+        path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    with open_results(path, SCHEMA) as results:
+        assert results.done == {"key0", "key1"}
+    assert len(read_back(path)) == 2
 
 
 def test_unknown_format_and_no_folder(tmp_path: Path) -> None:
@@ -86,7 +149,7 @@ def test_a_torn_row_is_written_anew(tmp_path: Path, name: str) -> None:
         whole = path.read_bytes()
         results.add(row(1))
     both = path.read_bytes()
-    for cut in range(len(whole), len(both)):
+    for cut in range(len(whole), len(both) - 1):
         path.write_bytes(both[:cut])
         with open_results(path, SCHEMA) as results:
             assert results.done == {"key0"}
