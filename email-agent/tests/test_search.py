@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from web_rwkv_py import Model
 
 from rwkv_email_agent.errors import AgentError
 from rwkv_email_agent.mailbox import open_mailbox
-from rwkv_email_agent.search import By, Index, fingerprint, index_path
+from rwkv_email_agent.models import EMBEDDED, fingerprint
+from rwkv_email_agent.search import By, Index, index_path
 
 QUERIES = {
     "booking of a flight from Lisbon": "flight.eml",
@@ -94,3 +96,40 @@ def test_an_index_belongs_to_a_mailbox_and_a_model(tmp_path: Path, monkeypatch: 
     assert fingerprint(a) != fingerprint(b)
     assert len({index_path("box", a), index_path("box", b), index_path("other", a)}) == 3
     assert index_path("box", a) == index_path("./box", a)
+    assert index_path("box", a) != index_path("box", a, replies="cut") != index_path("box", a, signatures="cut")
+
+
+def test_an_index_refuses_what_it_is_not_of(model: Model, demo: Path, tmp_path: Path) -> None:
+    path, box, other = tmp_path / "i.sqlite", tmp_path / "box", tmp_path / "other.gguf"
+    shutil.copytree(demo, box)
+    other.write_bytes(b"another model")
+    with Index(path, model, model_file=EMBEDDED) as index:
+        list(index.update(open_mailbox(box)))
+        (box / "support.eml").rename(box / "moved.eml")
+        list(index.update(open_mailbox(box)))
+        assert "moved.eml" in names(index, "printer"), "a mail that moved is found where it is"
+        with pytest.raises(AgentError, match="expected an index with replies cut, found keep"):
+            list(index.update(open_mailbox(box), replies="cut"))
+        with pytest.raises(AgentError, match="expected an index with mailbox"):
+            list(index.update(open_mailbox(demo)))
+    with Index(path, model, model_file=other) as index, pytest.raises(AgentError, match="expected an index with model"):
+        list(index.update(open_mailbox(box)))
+
+
+@pytest.mark.parametrize("content", [b"no database " * 100, b"SQLite format 3\0" + b"\xff" * 4080, None])
+def test_a_damaged_index_is_one_line(model: Model, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "i.sqlite"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for where in (path, tmp_path / "none" / "i.sqlite"):
+        with pytest.raises(AgentError, match="expected an index"):
+            Index(where, model)
+
+
+def test_a_database_of_others_is_left_alone(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.sqlite"
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE photos (name)")
+    before = path.read_bytes()
+    with pytest.raises(AgentError, match="expected an index of layout"):
+        Index(path, model)
+    assert path.read_bytes() == before
