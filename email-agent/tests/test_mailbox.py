@@ -7,11 +7,12 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rwkv_email_agent.errors import AgentError
-from rwkv_email_agent.mailbox import PASSWORD, open_mailbox
+from rwkv_email_agent.mailbox import PASSWORD, _quoted, open_mailbox
 from rwkv_email_agent.pipeline import read_entry
 
 MAILS = [f"Subject: mail {i}\n\nbody {i}\n".encode() for i in range(3)]
@@ -75,10 +76,44 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_mailbox(tmp_path / "nowhere")
     with pytest.raises(AgentError, match="expected imaps://user@host/folder"):
         open_mailbox("imaps://host/")
+    with pytest.raises(AgentError, match="IPv6"):
+        open_mailbox("imaps://ann@[::1/")
     with pytest.raises(AgentError, match="Port"):
         open_mailbox("imaps://ann@host:none/")
     with pytest.raises(AgentError, match=r"imap://ann@127\.0\.0\.1:9/: "):
         open_mailbox("imap://ann@127.0.0.1:9/")
+
+
+def test_an_empty_mbox_has_no_mails(tmp_path: Path) -> None:
+    for name in ("box.mbox", "Inbox"):
+        (tmp_path / name).touch()
+        assert len(open_mailbox(tmp_path / name)) == 0
+
+
+def test_an_unreadable_file_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(MAILS[0])
+    (tmp_path / "b.eml").write_bytes(MAILS[1])
+    reads, opens = Path.read_bytes, Path.open
+
+    def refuse(call: Any) -> Any:
+        def refusing(path: Path, *arguments: Any, **named: Any) -> Any:
+            if path.name == "a":
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **named)
+
+        return refusing
+
+    monkeypatch.setattr(Path, "read_bytes", refuse(reads))
+    monkeypatch.setattr(Path, "open", refuse(opens))
+    data = [data for _, _, data in open_mailbox(tmp_path).keyed()]
+    assert isinstance(data[0], PermissionError)
+    assert data[1] == MAILS[1]
+
+
+def test_folder_names_are_modified_utf7() -> None:
+    assert _quoted("Entwürfe & Übriges") == '"Entw&APw-rfe &- &ANw-briges"'
+    assert _quoted("台北/日本語") == '"&U,BTFw-/&ZeVnLIqe-"', "as in RFC 3501, 5.1.3"
+    assert _quoted('a"\r\nb') == '"a\\"&AA0ACg-b"'
 
 
 class Imap(socketserver.StreamRequestHandler):

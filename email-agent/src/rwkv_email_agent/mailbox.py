@@ -5,11 +5,13 @@ Nothing is ever written to a mailbox.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import hashlib
 import imaplib
 import mailbox
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,10 @@ from .errors import AgentError
 
 PASSWORD = "RWKV_IMAP_PASSWORD"
 """Environment variable with the IMAP password; without it the terminal is asked."""
+
+
+_PATIENCE = 60.0
+"""Seconds until a silent server is given up."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def open_mailbox(location: str | os.PathLike[str]) -> Mailbox:
         return Mailbox(location, _maildir(path) if (path / "cur").is_dir() else _folder(path))
     if not path.exists():
         raise AgentError(f"{location}: expected a mail, an mbox, a Maildir or a folder of mails, found nothing")
-    if path.suffix != ".eml" and _starts_with_from(path):
+    empty = path.stat().st_size == 0
+    if path.suffix == ".mbox" or (path.suffix != ".eml" and (empty or _starts_with_from(path))):
         return Mailbox(location, _mbox(path))
     return Mailbox(location, [Entry(_shown(path), path.read_bytes)])
 
@@ -106,24 +113,31 @@ def _maildir(path: Path) -> list[Entry]:
 def _folder(path: Path) -> list[Entry]:
     """Every `.eml` below a folder, and every other file that begins like a mail; `.mbox` files hold several."""
     entries: list[Entry] = []
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        if file.suffix == ".mbox":
+    for file in sorted(p for p in path.rglob("*") if os.path.isfile(p) and not p.name.startswith(".")):
+        if file.suffix == ".mbox" and os.access(file, os.R_OK):
             entries += _mbox(file)
-        elif file.suffix == ".eml" or _starts_like_mail(file):
+        elif file.suffix in (".eml", ".mbox") or _starts_like_mail(file):
             entries.append(Entry(_shown(file), file.read_bytes))
     return entries
 
 
 def _starts_like_mail(file: Path) -> bool:
-    with file.open("rb") as lines:
-        first = lines.readline(1000)
+    try:
+        with file.open("rb") as lines:
+            first = lines.readline(1000)
+    except OSError:
+        return True  # so that it is told of, when it is read
     name, colon, _ = first.partition(b":")
     return first.startswith(b"From ") or (bool(colon) and name.replace(b"-", b"").isalnum() and not name.islower())
 
 
 def _imap(location: str) -> list[Entry]:
     """`imaps://user@host[:port]/folder`; plain `imap://` turns to TLS where the server offers it."""
-    url = urlsplit(location)
+    try:
+        url = urlsplit(location)
+        port = url.port
+    except ValueError as error:
+        raise AgentError(f"{location}: {error}") from error
     folder = unquote(url.path.strip("/")) or "INBOX"
     if not url.hostname or not url.username:
         raise AgentError(f"{location}: expected imaps://user@host/folder")
@@ -131,9 +145,9 @@ def _imap(location: str) -> list[Entry]:
     try:
         server: imaplib.IMAP4
         if url.scheme == "imaps":
-            server = imaplib.IMAP4_SSL(url.hostname, url.port or 993)
+            server = imaplib.IMAP4_SSL(url.hostname, port or 993, timeout=_PATIENCE)
         else:
-            server = imaplib.IMAP4(url.hostname, url.port or 143)
+            server = imaplib.IMAP4(url.hostname, port or 143, timeout=_PATIENCE)
             if "STARTTLS" in server.capabilities:
                 server.starttls()
         server.login(user, os.environ.get(PASSWORD) or getpass.getpass(f"password of {user} at {url.hostname}: "))
@@ -141,7 +155,10 @@ def _imap(location: str) -> list[Entry]:
         if status != "OK":
             raise AgentError(f"{location}: expected the folder {folder}, found {_said(found)}")
         validity = _said(server.response("UIDVALIDITY")[1])
-        uids = _said(server.uid("SEARCH", "ALL")[1]).split()
+        status, found = server.uid("SEARCH", "ALL")
+        if status != "OK":
+            raise AgentError(f"{location}: expected the mails of {folder}, found {_said(found)}")
+        uids = _said(found).split()
     except (OSError, ValueError, imaplib.IMAP4.error) as error:
         raise AgentError(f"{location}: {error}") from error
     base = f"{url.scheme}://{url.hostname}/{folder}"
@@ -150,9 +167,11 @@ def _imap(location: str) -> list[Entry]:
 
 def _fetch(server: imaplib.IMAP4, uid: str) -> bytes:
     try:
-        _, parts = server.uid("FETCH", uid, "(BODY.PEEK[])")
+        status, parts = server.uid("FETCH", uid, "(BODY.PEEK[])")
     except imaplib.IMAP4.error as error:
         raise OSError(str(error)) from error
+    if status != "OK":
+        raise OSError(f"the server does not give mail {uid}: {_said(parts)}")
     for part in parts:
         if isinstance(part, tuple):
             return bytes(part[1])
@@ -160,7 +179,11 @@ def _fetch(server: imaplib.IMAP4, uid: str) -> bytes:
 
 
 def _quoted(folder: str) -> str:
-    return '"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A folder's name in modified UTF-7 (RFC 3501, 5.1.3), between quotes."""
+    runs = re.split(r"([^ -~]+)", folder.replace("&", "&-"))
+    coded = (base64.b64encode(run.encode("utf-16-be")).decode().rstrip("=").replace("/", ",") for run in runs[1::2])
+    runs[1::2] = [f"&{run}-" for run in coded]
+    return '"' + "".join(runs).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _said(answer: Sequence[object]) -> str:
