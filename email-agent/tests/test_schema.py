@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,18 @@ def test_forms(tmp_path: Path, demo: Path) -> None:
 def test_pydantic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pydantic")
     (tmp_path / "forms.py").write_text(PYDANTIC)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
     expected = {"number": "number of the invoice", "due_date": "due date"}
     assert load_schema("forms:Invoice") == expected
     assert load_schema(f"{tmp_path / 'forms.py'}:Invoice") == expected
-    wrong = {"forms:NotThis": "pydantic model `NotThis`", "forms:none": "pydantic model", "no.such:X": "No module"}
+    wrong = {
+        "forms:NotThis": "pydantic model `NotThis`",
+        "forms:none": "pydantic model",
+        "no.such:X": "No module",
+        "ends:X": "SystemExit: 3",
+    }
     for source, said in wrong.items():
         with pytest.raises(AgentError, match=said):
             load_schema(source)
@@ -55,6 +63,7 @@ def test_pydantic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s.json", b"[1]", "expected a table of names and descriptions, found list"),
         ("s.json", b'{"number": ""}', "expected a description in words, found nothing"),
         ("s.json", b"{", "s.json: "),
+        ("s.json", b"[" * 99999, "s.json: "),
         ("s.yaml", b"", r"s.yaml: expected a schema as .toml, .json or module:Class"),
     ],
 )

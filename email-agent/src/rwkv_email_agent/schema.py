@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ _MOST_FIELDS = 256
 def load_schema(source: str) -> Schema:
     """Reads `file.toml`, `file.json`, or a pydantic model named as `module:Class` or `file.py:Class`.
 
-    Files hold `name = "description"` for each field. Raises `AgentError`.
+    Files hold `name = "description"` for each field; of a pydantic model its names and descriptions are taken, not its
+    types: every value is a text, quoted from the mail. Raises `AgentError`.
     """
     module, colon, name = source.rpartition(":")
     if colon and name.isidentifier():
@@ -42,7 +44,7 @@ def load_schema(source: str) -> Schema:
         raise AgentError(f"{source}: {error}") from error
     try:
         fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AgentError(f"{source}: {error}") from error
     return schema_of(fields, source)
 
@@ -76,9 +78,12 @@ def _model_class(module: str, name: str, source: str) -> type:
             sys.modules[spec.name] = loaded
             spec.loader.exec_module(loaded)
         else:
+            # An installed command does not look into the working directory by itself, as `python` does.
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
             loaded = importlib.import_module(module)
-    except Exception as error:
-        # Importing runs a foreign module, which may raise anything.
+    except (Exception, SystemExit) as error:
+        # Importing runs a foreign module, which may raise anything, and end the program.
         raise AgentError(f"{source}: {type(error).__name__}: {error}") from error
     found = getattr(loaded, name, None)
     if not isinstance(found, type) or not hasattr(found, "model_fields"):
