@@ -53,6 +53,8 @@ def test_search_as_json(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["extract", "no-box", "--schema", "{demo}/invoice.toml", "--out", "{tmp}/r.csv"], "no-box: expected a mail"),
         (["extract", "{demo}", "--schema", "no.toml", "--out", "{tmp}/r.csv"], "no.toml: expected a schema"),
         (["extract", "{demo}", "--schema", "{demo}/invoice.toml", "--out", "{tmp}/r.txt"], "r.txt: expected a name"),
+        (["extract", "{demo}", "--schema", "{demo}/invoice.toml", "--out", "{tmp}/no/r.sqlite"], "r.sqlite: expected"),
+        (["search", "{demo}", "x", "--index", "{tmp}"], "expected an index"),
         (["search", "{demo}", "x", "--model", "{demo}/invoice.toml"], "invoice.toml: "),
         (["search", "{demo}", "x", "--model", "{tmp}/none.gguf"], "none.gguf"),
         (["dashboard", "--headless", "--mail", "{tmp}/none.eml"], "none.eml"),
@@ -88,3 +90,23 @@ def test_a_closed_pipe_is_success(demo: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, error
     assert "Traceback" not in error
     assert "Broken" not in error
+
+
+def test_a_mail_moves_no_cursor(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    (box / "a.eml").write_bytes("Subject: x\x1b[2Jy\u202ez\x9b\n\nparcel".encode())
+    (box / "b\x1b]0;c.eml").touch()
+    assert main(["search", str(box), "parcel", "--index", str(tmp_path / "i.sqlite")]) == 0
+    out, err = capsys.readouterr()
+    assert r"x\x1b[2Jy\u202ez\x9b" in out
+    assert r"b\x1b]0;c.eml" in err
+    assert "\x1b" not in out + err
+
+
+def test_messages_stay_on_one_line(demo: Path, tmp_path: Path) -> None:
+    name = "x" * 90 + ".eml"
+    (tmp_path / name).touch()
+    command = [sys.executable, "-m", "rwkv_email_agent", "search", str(tmp_path), "x"]
+    told = subprocess.run([*command, "--index", str(tmp_path / "i.sqlite")], capture_output=True, text=True, check=True)
+    assert f"{name}: expected" in told.stderr

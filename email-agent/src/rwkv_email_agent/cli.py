@@ -25,6 +25,7 @@ from .pipeline import Outcome, extract_mails
 from .results import open_results
 from .schema import load_schema
 from .search import Index, index_path
+from .terminal import console, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("rwkv-email-agent: interrupted", file=sys.stderr)
         return 130
     except (AgentError, RwkvError, OSError) as error:
-        print(f"rwkv-email-agent: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"rwkv-email-agent: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
 
 
@@ -110,7 +111,7 @@ def _extract(options: argparse.Namespace) -> int:
     mailbox = open_mailbox(options.mailbox)
     cuts = {"replies": options.replies, "signatures": options.signatures}
     model = Model(options.model, device=options.device, threads=options.threads)
-    with model, open_results(options.out, schema) as results:
+    with model, open_results(options.out, schema, model=options.model, free=options.free, **cuts) as results:
         outcomes = extract_mails(model, mailbox, schema, results, free=options.free, **cuts)
         _follow(outcomes, len(mailbox), "extracted")
     return 0
@@ -118,9 +119,11 @@ def _extract(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     mailbox = open_mailbox(options.mailbox)
-    path = options.index or index_path(options.mailbox, options.model)
-    with Model(options.model, device=options.device, threads=options.threads) as model, Index(path, model) as index:
-        _follow(index.update(mailbox, replies=options.replies, signatures=options.signatures), len(mailbox), "indexed")
+    cuts = {"replies": options.replies, "signatures": options.signatures}
+    path = options.index or index_path(options.mailbox, options.model, **cuts)
+    model = Model(options.model, device=options.device, threads=options.threads)
+    with model, Index(path, model, model_file=options.model) as index:
+        _follow(index.update(mailbox, **cuts), len(mailbox), "indexed")
         hits = index.search(options.query, top=options.top, by=options.by)
     if options.json:
         for hit in hits:
@@ -131,9 +134,13 @@ def _search(options: argparse.Namespace) -> int:
         table.add_column(name, justify="right")
     table.add_column("mail", overflow="fold")
     for hit in hits:
-        mail = Text.assemble((hit.subject, "bold"), f" · {hit.sender}" if hit.sender else "", (f"\n{hit.place}", "dim"))
+        mail = Text.assemble(
+            (printable(hit.subject), "bold"),
+            printable(f" · {hit.sender}") if hit.sender else "",
+            (f"\n{printable(hit.place)}", "dim"),
+        )
         table.add_row(f"{hit.similarity:.2f}", f"{hit.words:.2f}", mail)
-    Console().print(table)
+    console().print(table)
     return 0
 
 
@@ -153,15 +160,16 @@ class _Speed(ProgressColumn):
 
 def _follow(outcomes: Iterable[Outcome], total: int, done: str) -> None:
     """Shows how the work goes on, each mail that is passed over, and the sum."""
-    console = Console(stderr=True)
+    error_console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     counts: Counter[str] = Counter()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=error_console) as progress:
         bar = progress.add_task("", total=total)
         for outcome in outcomes:
             if outcome.error is not None:
                 counts["passed over"] += 1
-                progress.console.print(f"passed over: {outcome.place}: {outcome.error}", markup=False, highlight=False)
+                said = printable(f"passed over: {outcome.place}: {outcome.error}")
+                progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
             if outcome.row is None:
                 # What takes no time would spoil the speed.
                 total -= 1
@@ -173,4 +181,4 @@ def _follow(outcomes: Iterable[Outcome], total: int, done: str) -> None:
         seconds = progress.tasks[0].elapsed or 0.0
     parts = [f"{counts[done]} {done}"] + [f"{counts[k]} {k}" for k in ("done before", "passed over") if counts[k]]
     speed = f", {counts[done] / seconds:.2f} mails/s" if counts[done] and seconds else ""
-    console.print("; ".join(parts) + speed, highlight=False)
+    error_console.print("; ".join(parts) + speed, highlight=False, soft_wrap=True)
