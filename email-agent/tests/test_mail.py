@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,29 @@ def test_attachments_are_not_read() -> None:
         part("text/plain", "the body"),
         part("text/plain", "not this", attached),
         part("application/pdf", "AAAA"),
-        part("message/rfc822", "Subject: forwarded\n\nnor this"),
+        part("message/rfc822", "Subject: attached\n\nnor this", attached),
         part("text/plain", "the list's footer"),
     )
     assert text(mail) == "Subject: x\n\nthe body\n\nthe list's footer"
+
+
+def test_a_forwarded_mail_is_read() -> None:
+    inner = "From: Ann <ann@x.example>\nSubject: forwarded\nX-Other: no\n\nits body"
+    mail = multipart("mixed", part("text/plain", "see below"), part("message/rfc822", inner))
+    assert text(mail) == ("Subject: x\n\nsee below\n\nFrom: Ann <ann@x.example>\nSubject: forwarded\n\nits body")
+
+
+def test_html_that_hides_its_text_is_read() -> None:
+    html = "<title>t</title><style>p {}</style><div style='display: none'>Total: &euro;5</div>"
+    assert text(f"Subject: x\nContent-Type: text/html\n\n{html}\n") == "Subject: x\n\nTotal: €5"
+
+
+def test_a_hostile_text_costs_no_time() -> None:
+    for body in ("On " * 200_000, "On Mon, a\n" * 100_000, ">" * 500_000):
+        start = time.perf_counter()
+        mail = f"Subject: x\n\nhello\n{body}".encode()
+        assert read_mail(mail, replies="cut", signatures="cut").text.startswith("Subject: x\n\nhello")
+        assert time.perf_counter() - start < 5
 
 
 def test_html_becomes_text() -> None:

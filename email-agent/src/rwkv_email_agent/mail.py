@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
+from html.parser import HTMLParser
 from typing import Literal, cast
 
 from inscriptis import get_text
@@ -30,6 +31,9 @@ _KNOWN = {
     "delivered-to",
 }  # fmt: skip
 _LANGUAGES = ("en", "de", "fr", "es", "it", "nl")
+# The reply parser's expressions take time with the square of a line and of a text; a mail that people wrote fits.
+_LONGEST_LINE = 2_000
+_LONGEST_TEXT = 50_000
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -114,9 +118,13 @@ def _address(address: Address) -> str:
 def _bodies(part: EmailMessage) -> Iterator[str]:
     """The texts of a mail that are shown inline; of alternatives the plain one."""
     kind = part.get_content_type()
-    if part.get_content_disposition() == "attachment" or part.get_content_maintype() == "message":
+    if part.get_content_disposition() == "attachment":
         return
-    if part.is_multipart():
+    if kind == "message/rfc822":
+        yield from _forwarded(part)
+    elif part.get_content_maintype() == "message":
+        return
+    elif part.is_multipart():
         parts = [cast(EmailMessage, p) for p in part.iter_parts()]
         if kind == "multipart/alternative":
             parts.sort(key=lambda p: p.get_content_type() != "text/plain")
@@ -133,10 +141,45 @@ def _bodies(part: EmailMessage) -> Iterator[str]:
         yield _html_text(text) if kind == "text/html" else text
 
 
+def _forwarded(part: EmailMessage) -> Iterator[str]:
+    """A mail inside a mail, with the headers that a reader looks at."""
+    for message in cast("list[EmailMessage]", part.get_payload()):
+        headers = {
+            name: _clean(_header(message, message.get(name), name)) for name in ("From", "To", "Subject", "Date")
+        }
+        yield "\n".join(f"{name}: {value}" for name, value in headers.items() if value)
+        yield from _bodies(message)
+
+
 def _html_text(html: str) -> str:
     # Blanks that only lay out tables would be most of what the model reads.
-    lines = (" ".join(line.split()) for line in get_text(html).split("\n"))
+    lines = [" ".join(line.split()) for line in get_text(html).split("\n")]
+    if not any(lines):
+        # inscriptis hides what is styled to be hidden, and gives nothing for some broken documents.
+        stripper = _TagStripper()
+        stripper.feed(html)
+        stripper.close()
+        lines = [" ".join(line.split()) for line in "".join(stripper.texts).split("\n")]
     return _BLANK_LINES.sub("\n\n", "\n".join(lines))
+
+
+class _TagStripper(HTMLParser):
+    """The texts of a document, without its scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._unseen += tag in ("script", "style", "title")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen -= bool(self._unseen) and tag in ("script", "style", "title")
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.texts.append(data)
 
 
 def _decode(data: bytes, charset: str | None) -> str:
@@ -160,7 +203,9 @@ def _clean_body(text: str) -> str:
 
 
 def _cut(body: str, replies: Keep, signatures: Keep) -> str:
-    """Leaves out what is asked for, but never everything."""
+    """Leaves out what is asked for, but never everything; a text too long for the parser of replies stays whole."""
+    if len(body) > _LONGEST_TEXT or max(map(len, body.split("\n"))) > _LONGEST_LINE:
+        replies = signatures = "keep"
     cut = body
     if replies == "cut":
         cut = "\n".join(line for line in _newest(cut).content.split("\n") if not line.startswith(">"))
