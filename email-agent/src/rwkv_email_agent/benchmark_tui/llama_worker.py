@@ -21,6 +21,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 _CHUNK = 512
+# Sequences of one pass; llama.cpp has a limit of its own.
+_TOGETHER = 64
 # A recurrent model's memory does not grow with its context, so no document need be too long.
 _CONTEXT = 1 << 20
 
@@ -137,32 +139,42 @@ class Worker:
         """From a zero state to the pooled vector and the state."""
         self._document.clear()
         start = time.perf_counter()
-        self._document.read(tokens)
+        self._read_pooled(self._document, tokens)
         vector, state = self._document.vector(), self._document.state()
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "vector": _text(vector), "state": _text(state)}
 
     def embed_batch(self, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Each from a zero state; as many together as a pass holds."""
-        if not all(0 < len(tokens) <= _CHUNK for tokens in sequences):
-            raise RuntimeError(f"expected texts of 1 to {_CHUNK} tokens")
-        if self._fields is None or self._fields.sequences < len(sequences):
+        """Each from a zero state; as many together as a pass holds, and a longer one alone, in chunks."""
+        if not all(sequences):
+            raise RuntimeError("expected texts of 1 token or more")
+        together = min(len(sequences), _TOGETHER)
+        if sequences and (self._fields is None or self._fields.sequences < together):
             if self._fields:
                 self._fields.free()
-            self._fields = Context(self._model, self._threads, self._pooling, len(sequences))
-        context = self._fields
+            self._fields = Context(self._model, self._threads, self._pooling, together)
         start = time.perf_counter()
         vectors: list[bytes] = []
         todo = list(sequences)
         while todo:
-            room, some = _CHUNK, []
-            while todo and len(todo[0]) <= room:
+            assert self._fields, "there is one where there are sequences"
+            self._fields.clear()
+            some, room = [todo.pop(0)], _CHUNK
+            room -= len(some[0])
+            while todo and len(todo[0]) <= room and len(some) < together:
                 room -= len(todo[0])
                 some.append(todo.pop(0))
-            context.clear()
-            context.decode(some)
-            vectors += [context.vector(i) for i in range(len(some))]
+            if len(some) == 1:
+                self._read_pooled(self._fields, some[0])
+            else:
+                self._fields.decode(some)
+            vectors += [self._fields.vector(i) for i in range(len(some))]
         return {"seconds": time.perf_counter() - start, "vectors": [_text(v) for v in vectors]}
+
+    def _read_pooled(self, context: Context, tokens: Sequence[int]) -> None:
+        if len(tokens) > _CHUNK and self._pooling == llama.LLAMA_POOLING_TYPE_MEAN:
+            raise RuntimeError(f"expected at most {_CHUNK} tokens to take the mean of, found {len(tokens)}")
+        context.read(tokens)
 
     def reset_state(self) -> dict[str, Any]:
         self._live.clear()

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from ..errors import AgentError
 
 Floats = NDArray[np.float32]
+Tokens = str | Sequence[int]
+"""A text, or its token ids."""
 State = NDArray[np.float32] | NDArray[np.uint8]
 _WORKER = Path(__file__).with_name("llama_worker.py")
 
@@ -42,7 +44,7 @@ class CompletionRunner(Protocol):
 
     def tokenize_all(self, texts: Sequence[str]) -> list[list[int]]: ...
 
-    def run(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
+    def run(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
         """Goes on from the live state; logits `[V]` after the last token."""
 
     def reset_state(self) -> None: ...
@@ -50,17 +52,20 @@ class CompletionRunner(Protocol):
     def back_state_numpy(self) -> State:
         """The live state as an array."""
 
-    def read_document(self, tokens: Sequence[int]) -> tuple[Floats, State]:
+    def read_document(self, tokens: Tokens) -> tuple[Floats, State]:
         """From a zero state: the hidden vector `[C]` after the last token, and the state as an array."""
 
-    def embed(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
+    def embed(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
         """Hidden vector `[C]` after the last token, from a zero state."""
 
-    def embed_batch(self, sequences: Sequence[Sequence[int]], token_chunk_size: int = 512) -> list[Floats]:
+    def embed_batch(self, sequences: Sequence[Tokens], token_chunk_size: int = 512) -> list[Floats]:
         """`embed` of each sequence, together."""
 
-    def generate(self, prompt: Sequence[int], max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
-        """Goes on from the live state by the likeliest token; the text, and the number of tokens with their end."""
+    def generate(self, prompt: Tokens, max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
+        """Goes on from the live state by the likeliest token; the text, and the number of tokens with their end.
+
+        The live state then stands before the last token that was written.
+        """
 
     def close(self) -> None: ...
 
@@ -94,7 +99,7 @@ class RWKVCompletionRunner:
         self.seconds = time.perf_counter() - start
         return tokens
 
-    def run(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
+    def run(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
         start = time.perf_counter()
         logits = self.model.run(tokens, token_chunk_size)
         self.seconds = time.perf_counter() - start
@@ -113,7 +118,7 @@ class RWKVCompletionRunner:
         self.seconds = time.perf_counter() - start
         return state
 
-    def read_document(self, tokens: Sequence[int]) -> tuple[Floats, Floats]:
+    def read_document(self, tokens: Tokens) -> tuple[Floats, Floats]:
         self.model.clear_state()
         start = time.perf_counter()
         vector = self.model.run(tokens, 512, wrp.PyRnnOption.EmbedLast)
@@ -121,25 +126,30 @@ class RWKVCompletionRunner:
         self.seconds = time.perf_counter() - start
         return np.asarray(vector, np.float32), state
 
-    def embed(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
+    def embed(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
         start = time.perf_counter()
         vector = self.model.embed(tokens, token_chunk_size)
         self.seconds = time.perf_counter() - start
         return vector
 
-    def embed_batch(self, sequences: Sequence[Sequence[int]], token_chunk_size: int = 512) -> list[Floats]:
+    def embed_batch(self, sequences: Sequence[Tokens], token_chunk_size: int = 512) -> list[Floats]:
         start = time.perf_counter()
         vectors = self.model.embed_batch(sequences, token_chunk_size)
         self.seconds = time.perf_counter() - start
         return vectors
 
-    def generate(self, prompt: Sequence[int], max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
+    def generate(self, prompt: Tokens, max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
         live = self.model.back_state()
         start = time.perf_counter()
         writing = self.model.stream(prompt, max_tokens, temperature=0.0, stop=stop or None, state=live)
         for _ in writing:
             pass
-        self.seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        self.model.load_state(live)
+        if read := [*ids, *writing.tokens[:-1]]:
+            self.model.run(read, 512)
+        self.seconds = seconds
         return writing.text, len(writing.tokens)
 
     def extract(self, document: str, schema: Mapping[str, str]) -> wrp.Extraction:
@@ -176,6 +186,8 @@ class LlamaCompletionRunner:
 
     def _call(self, name: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin, "it is a pipe"
+        if self._process.stdin.closed:
+            raise AgentError("llama.cpp: expected an open model, found a closed one")
         with contextlib.suppress(OSError):  # the process may be gone; `_answer` tells why
             self._process.stdin.write(json.dumps({"call": name, **arguments}) + "\n")
             self._process.stdin.flush()
@@ -211,8 +223,11 @@ class LlamaCompletionRunner:
         tokens: list[list[int]] = self._call("tokenize", texts=list(texts))["tokens"]
         return tokens
 
-    def run(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
-        return _floats(self._call("run", tokens=list(tokens))["logits"])
+    def _ids(self, tokens: Tokens) -> list[int]:
+        return self.tokenize(tokens) if isinstance(tokens, str) else list(tokens)
+
+    def run(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
+        return _floats(self._call("run", tokens=self._ids(tokens))["logits"])
 
     def reset_state(self) -> None:
         self._call("reset_state")
@@ -224,19 +239,19 @@ class LlamaCompletionRunner:
     def back_state_numpy(self) -> NDArray[np.uint8]:
         return self.back_state()
 
-    def read_document(self, tokens: Sequence[int]) -> tuple[Floats, NDArray[np.uint8]]:
-        answer = self._call("document", tokens=list(tokens))
+    def read_document(self, tokens: Tokens) -> tuple[Floats, NDArray[np.uint8]]:
+        answer = self._call("document", tokens=self._ids(tokens))
         return _floats(answer["vector"]), np.frombuffer(base64.b64decode(answer["state"]), np.uint8)
 
-    def embed(self, tokens: Sequence[int], token_chunk_size: int = 128) -> Floats:
+    def embed(self, tokens: Tokens, token_chunk_size: int = 128) -> Floats:
         return self.read_document(tokens)[0]
 
-    def embed_batch(self, sequences: Sequence[Sequence[int]], token_chunk_size: int = 512) -> list[Floats]:
-        answer = self._call("embed_batch", sequences=[list(tokens) for tokens in sequences])
+    def embed_batch(self, sequences: Sequence[Tokens], token_chunk_size: int = 512) -> list[Floats]:
+        answer = self._call("embed_batch", sequences=[self._ids(tokens) for tokens in sequences])
         return [_floats(vector) for vector in answer["vectors"]]
 
-    def generate(self, prompt: Sequence[int], max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
-        answer = self._call("generate", tokens=list(prompt), max_tokens=max_tokens, stop=stop)
+    def generate(self, prompt: Tokens, max_tokens: int = 64, stop: str = "") -> tuple[str, int]:
+        answer = self._call("generate", tokens=self._ids(prompt), max_tokens=max_tokens, stop=stop)
         return answer["text"], len(answer["tokens"])
 
     def close(self) -> None:
