@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from textual_fspicker import FileOpen, FileSave
 
 from rwkv_email_agent.benchmark_tui import benchmark, dashboard
 from rwkv_email_agent.benchmark_tui.dashboard import Dashboard
+from rwkv_email_agent.cli import main
 from rwkv_email_agent.models import EMBEDDED
 
 
@@ -57,6 +59,14 @@ async def test_a_run(app: Dashboard) -> None:
         await pilot.press("r")
         await finish(pilot)
         assert len(app.history) == 2
+
+
+async def test_a_small_screen(app: Dashboard) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        keys = list(app.query("FooterKey"))
+        assert len(keys) == 8
+        assert all(key.region.right <= 80 for key in keys)
 
 
 async def test_keys(app: Dashboard) -> None:
@@ -115,10 +125,38 @@ async def test_a_run_can_be_stopped(app: Dashboard) -> None:
         while not cells(app, "fields"):
             await pilot.pause(0.05)
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        while shown(app, "doing") == "stopping":
+            assert app.query_one("#run", Button).disabled, "the thread is at its last step"
+            await pilot.pause(0.01)
         assert shown(app, "doing") == "stopped"
         assert not app.query_one("#run", Button).disabled
         assert not app.history
+
+
+async def test_extraction_can_be_stopped(app: Dashboard, tmp_path: Path) -> None:
+    long = tmp_path / "long.eml"
+    long.write_text("Subject: long\n\n" + "many words of no matter\n" * 20_000)
+    async with app.run_test(size=(144, 45)) as pilot:
+        app._chosen["mail"] = long
+        await pilot.press("r")
+        while shown(app, "doing") != "extracting":
+            await pilot.pause(0.05)
+        await pilot.press("escape")
+        asked = time.perf_counter()
+        while app.query_one("#run", Button).disabled:
+            await pilot.pause(0.05)
+        assert time.perf_counter() - asked < 10
+        assert shown(app, "doing") == "stopped"
+        assert not cells(app, "fields")
+
+
+def test_a_picture_of_a_failed_run_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_text("no model")
+    assert main(["dashboard", "--model", str(bad), "--screenshot", str(tmp_path / "x.svg")]) == 1
+    assert "bad.gguf" in capsys.readouterr().err
 
 
 async def test_the_history_is_saved(app: Dashboard, tmp_path: Path) -> None:

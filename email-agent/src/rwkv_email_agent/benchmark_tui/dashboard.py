@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.console import Console
 from rich.text import Text
 from textual import on, work
 from textual.app import App, ComposeResult
@@ -27,8 +26,9 @@ from rwkv_email_agent.benchmark_tui import shown
 from rwkv_email_agent.benchmark_tui.benchmark import BACKENDS, STEPS, Run, measure
 from rwkv_email_agent.errors import AgentError
 from rwkv_email_agent.mail import read_mail
-from rwkv_email_agent.models import DEMO_MAILS, DEMO_SCHEMAS, EMBEDDED
+from rwkv_email_agent.models import DEMO_MAILS, DEMO_SCHEMAS, EMBEDDED, demo_mail
 from rwkv_email_agent.schema import load_schema
+from rwkv_email_agent.terminal import console
 
 _DARK, _LIGHT = "textual-dark", "textual-light"
 _OPEN = Path()
@@ -40,11 +40,16 @@ _FILES = {
 }
 
 
+class _StoppedError(Exception):
+    """The user has had enough."""
+
+
 class Dashboard(App[None]):
     """The application; `history` holds the runs that were completed."""
 
     TITLE = "web-rwkv"
     SUB_TITLE = "fields out of mail"
+    ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "dashboard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run", "Run"),
@@ -52,8 +57,8 @@ class Dashboard(App[None]):
         Binding("m", "choose('model')", "Model"),
         Binding("e", "choose('mail')", "Mail"),
         Binding("s", "choose('schema')", "Schema"),
-        Binding("w", "save", "Save history"),
-        Binding("d", "toggle_dark", "Light/dark"),
+        Binding("w", "save", "Save"),
+        Binding("d", "toggle_dark", "Light"),
         Binding("q", "quit", "Quit"),
     ]
 
@@ -67,6 +72,8 @@ class Dashboard(App[None]):
         }
         self._threads, self._repeats = threads, repeats
         self.history: list[tuple[Run, Extraction]] = []
+        self.failed: str | None = None
+        """The last error."""
 
     def compose(self) -> ComposeResult:
         yield Header(icon="✉")
@@ -95,7 +102,9 @@ class Dashboard(App[None]):
             self.query_one(f"#{name}").border_title = title
         self._table("fields").add_columns("field", "value", "confidence", "similarity")
         self._table("speeds").add_columns("step", *(b.title for b in BACKENDS), "measured")
-        self._table("history").add_columns("time", "model", "mail", "tokens", *(s.title for s in STEPS))
+        self._table("history").add_columns(
+            "date", "model", "mail", "tokens", "threads", "backend", *(s.title for s in STEPS)
+        )
         self._show_run(None)
         # Where the two sides differ most in what they give back.
         self._table("speeds").move_cursor(row=[step.id for step in STEPS].index("doc_state"))
@@ -150,16 +159,23 @@ class Dashboard(App[None]):
         """Extracts and measures what is chosen, unless that is under way."""
         if self.query_one("#run", Button).disabled:
             return
+        self.query_one("#run", Button).disabled = True
         self._run(dict(self._chosen))
 
     def action_stop(self) -> None:
-        """Ends the run after the step that it is at."""
-        self.workers.cancel_group(self, "run")
+        """Ends the run after the chunk or the step that it is at."""
+        if self.query_one("#run", Button).disabled:
+            self._doing("stopping")
+            self.workers.cancel_group(self, "run")
 
     @work(thread=True, exclusive=True, group="run", exit_on_error=False)
     def _run(self, chosen: dict[str, Path]) -> None:
         """In a thread, so that the screen stays alive; the screen is drawn between steps, not in them."""
         worker = get_current_worker()
+
+        def go_on(*_: object) -> None:
+            if worker.is_cancelled:
+                raise _StoppedError
 
         def tell(function: Any, *arguments: Any) -> None:
             if not worker.is_cancelled:
@@ -169,7 +185,7 @@ class Dashboard(App[None]):
             tell(self._doing, "extracting")
             document, schema = read_mail(chosen["mail"].read_bytes()).text, load_schema(str(chosen["schema"]))
             with Model(chosen["model"], threads=self._threads) as model:
-                extraction = model.extract(document, schema)
+                extraction = model.extract(document, schema, progress=go_on)
             tell(self._show_extraction, document, extraction)
             tell(self._doing, "warming up")
             run = measure(
@@ -185,16 +201,21 @@ class Dashboard(App[None]):
             tell(self._show_end, run, extraction)
         except (AgentError, RwkvError, OSError) as error:
             tell(self._show_error, " ".join(str(error).split()))
+        except _StoppedError:
+            pass
+        finally:
+            # A worker counts as ended when it is cancelled; its thread ends here.
+            self.call_from_thread(self._show_ended, worker.is_cancelled)
+
+    def _show_ended(self, stopped: bool) -> None:
+        self.query_one("#run", Button).disabled = False
+        if stopped:
+            self._doing("stopped")
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        """The button tells whether a run is under way."""
-        if event.worker.group == "run":
-            running = event.worker.is_running
-            self.query_one("#run", Button).disabled = running
-            if event.worker.is_cancelled:
-                self._doing("stopped")
-            elif event.worker.error:
-                self._show_error(f"{type(event.worker.error).__name__}: {event.worker.error}")
+        """What no one foresaw is a message, too."""
+        if event.worker.group == "run" and event.worker.error:
+            self._show_error(f"{type(event.worker.error).__name__}: {event.worker.error}")
 
     # What is shown.
 
@@ -242,10 +263,11 @@ class Dashboard(App[None]):
 
     def _show_end(self, run: Run, extraction: Extraction) -> None:
         self.history.append((run, extraction))
-        self._table("history").add_row(*shown.history_row(run))
+        self._table("history").add_rows(shown.history_rows(run))
         self._doing("done")
 
     def _show_error(self, text: str) -> None:
+        self.failed = text
         self._doing("failed")
         self.notify(text, title="That did not work", severity="error", markup=False, timeout=15)
 
@@ -280,9 +302,9 @@ def report(run: Run, extraction: Extraction) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """The command `dashboard`; returns its exit status."""
-    mail = options.mail or next(m for m in DEMO_MAILS if m.stem == "invoice")
+    mail = options.mail or demo_mail("invoice")
     beside = mail.with_suffix(".toml")
-    schema = options.schema or (beside if beside.is_file() else DEMO_SCHEMAS[0])
+    schema = options.schema or (beside if beside.is_file() else demo_mail("invoice").with_suffix(".toml"))
     with Model(EMBEDDED) as embedded:
         threads = options.threads or embedded.threads
     if options.headless or options.json:
@@ -290,6 +312,8 @@ def run(options: argparse.Namespace) -> int:
     app = Dashboard(options.model, mail, schema, threads, options.repeats)
     if options.screenshot:
         asyncio.run(_screenshot(app, options.screenshot))
+        if app.failed:
+            raise AgentError(app.failed)
     else:
         app.run()
     return app.return_code or 0
@@ -303,13 +327,14 @@ def _headless(model_path: Path, mail: Path, schema_path: Path, threads: int, rep
     if as_json:
         print(json.dumps(report(done, extraction), ensure_ascii=False))
     else:
-        Console().print(shown.terminal_table(done))
-    return 0
+        console().print(shown.terminal_table(done))
+    # That another backend is not there is no failure.
+    return 1 if done.backends["cpu"].error else 0
 
 
 async def _screenshot(app: Dashboard, path: Path) -> None:
     """A picture of a whole run, as SVG."""
-    async with app.run_test(size=(144, 45)) as pilot:
+    async with app.run_test(size=(144, 44)) as pilot:
         await pilot.press("r")
         await app.workers.wait_for_complete()
         await pilot.pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from rich.table import Table
@@ -15,7 +16,6 @@ from .benchmark import BACKENDS, PEER, STEPS, Backend, Run, Step
 _COLOURS = ("#ffd166", "#8fd694", "#7cc6fe", "#f7a1a1", "#cdb4f6", "#f9b87f", "#7fe0d0", "#e6a8d7")
 # These two are read on both, too.
 _GOOD, _BAD = "#40a02b", "#e5741f"
-_BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def colour(field: int) -> str:
@@ -33,18 +33,23 @@ def marked(document: str, fields: Sequence[Field] = ()) -> Text:
     return text
 
 
-def bar(share: float, width: int) -> str:
-    """A bar of `share` (0 to 1) of `width` cells, in eighths of a cell."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width)
+def bar(value: float, half: int = 7) -> Text:
+    """A bar from the zero axis in the middle to −1 at the left or 1 at the right, each `half` cells away.
+
+    Half cells are as fine as characters that grow from either side go.
+    """
+    halves = round(min(1.0, abs(value)) * half * 2)
+    full, rest = divmod(halves, 2)
+    if value < 0:
+        left = (("▐" if rest else "") + "█" * full).rjust(half)
+        return Text.assemble((left, _BAD), ("│", "dim"), " " * half)
+    right = ("█" * full + ("▌" if rest else "")).ljust(half)
+    return Text.assemble(" " * half, ("│", "dim"), (right, _GOOD))
 
 
-def similarity(field: Field, fields: Sequence[Field], width: int = 6) -> Text:
-    """The cosine of a field and the document; the largest of all fields fills the bar, and below zero it is orange."""
-    largest = max((abs(f.similarity) for f in fields), default=0.0) or 1.0
-    style = _BAD if field.similarity < 0 else _GOOD
-    return Text.assemble((bar(abs(field.similarity) / largest, width), style), f" {field.similarity:+.3f}")
+def similarity(field: Field) -> Text:
+    """The cosine of a field and the document, on a scale from −1 to 1 that is the same for all."""
+    return Text.assemble(bar(field.similarity), f" {field.similarity:+.3f}")
 
 
 def field_row(i: int, extraction: Extraction) -> list[Text]:
@@ -55,11 +60,11 @@ def field_row(i: int, extraction: Extraction) -> list[Text]:
         Text(field.name, style=colour(i)),
         value,
         Text(f"{field.confidence:.0%}", justify="right"),
-        similarity(field, extraction.fields),
+        similarity(field),
     ]
 
 
-def figure(run: Run | None, step: Step, backend: Backend) -> Text:
+def figure(run: Run | None, step: Step, backend: Backend, with_ratio: bool = True) -> Text:
     """The figure of one backend, and how many times as fast as llama.cpp it is."""
     measurement = run and run.backends.get(backend.id)
     median = measurement.median(step.id) if measurement else None
@@ -68,7 +73,7 @@ def figure(run: Run | None, step: Step, backend: Backend) -> Text:
     digits = 3 if median < 1 else 1 if median < 1000 else 0
     text = Text(f"{median:.{digits}f} {step.unit}", justify="right")
     ratio = run.ratio(step, backend.id)
-    if backend.id != PEER and ratio is not None:
+    if with_ratio and backend.id != PEER and ratio is not None:
         text.append(f" {ratio:5.2f}×", style=f"bold {_GOOD if ratio >= 1 else _BAD}")
     return text
 
@@ -99,10 +104,22 @@ def remarks(run: Run | None) -> list[str]:
     return said
 
 
-def history_row(run: Run) -> list[Text]:
-    """Time, model, mail, tokens, and each step of ours on the CPU."""
-    facts = (run.time[11:19], Path(run.model).stem, run.mail, str(run.document_tokens))
-    return [*map(Text, facts), *(figure(run, step, BACKENDS[0]) for step in STEPS)]
+def history_rows(run: Run) -> list[list[Text]]:
+    """A row for each backend that ran: date, model, mail, tokens, threads, backend, and each step."""
+    when = datetime.fromisoformat(run.time).astimezone().strftime("%Y-%m-%d %H:%M")
+    facts = (when, Path(run.model).stem, run.mail, str(run.document_tokens), str(run.threads))
+    ran = [b for b in BACKENDS if b.id in run.backends and run.backends[b.id].samples]
+    rows = []
+    for i, backend in enumerate(ran):
+        begin = facts if i == 0 else ("",) * len(facts)
+        rows.append(
+            [
+                *map(Text, begin),
+                Text(backend.title.removesuffix(", CPU") if backend.id == PEER else backend.title),
+                *(figure(run, step, backend, with_ratio=False) for step in STEPS),
+            ]
+        )
+    return rows
 
 
 def terminal_table(run: Run) -> Table:
