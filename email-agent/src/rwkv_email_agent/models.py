@@ -8,11 +8,7 @@ from pathlib import Path
 
 from .errors import AgentError
 
-_PACKAGE = Path(__file__).parent
-# In a wheel they lie in the package, in a source checkout at the root of the repository.
-_FOLDERS = (_PACKAGE / "rwkv7-mail", _PACKAGE.parents[2] / "models" / "rwkv7-mail")
-
-FOLDER = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+FOLDER = Path(__file__).parent / "rwkv7-mail"
 EMBEDDED = FOLDER / "rwkv7-mail-q4_k_m.gguf"
 """The default model: 36 M parameters, 26 MB."""
 DEMO_MAILS = sorted(FOLDER.glob("demo/*.eml"))
