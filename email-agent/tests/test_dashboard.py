@@ -125,12 +125,20 @@ async def test_a_run_can_be_stopped(app: Dashboard) -> None:
         while not cells(app, "fields"):
             await pilot.pause(0.05)
         await pilot.press("escape")
-        while shown(app, "doing") == "stopping":
-            assert app.query_one("#run", Button).disabled, "the thread is at its last step"
+        while app.query_one("#run", Button).disabled:  # the thread is at its last step
             await pilot.pause(0.01)
         assert shown(app, "doing") == "stopped"
         assert not app.query_one("#run", Button).disabled
         assert not app.history
+
+
+async def test_quitting_in_a_run_ends(app: Dashboard) -> None:
+    app._repeats = 1000
+    async with app.run_test(size=(144, 45)) as pilot:
+        await pilot.press("r")
+        while not cells(app, "fields"):
+            await pilot.pause(0.05)
+        await pilot.press("q")
 
 
 async def test_extraction_can_be_stopped(app: Dashboard, tmp_path: Path) -> None:

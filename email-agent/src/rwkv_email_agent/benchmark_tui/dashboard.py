@@ -204,8 +204,8 @@ class Dashboard(App[None]):
         except _StoppedError:
             pass
         finally:
-            # A worker counts as ended when it is cancelled; its thread ends here.
-            self.call_from_thread(self._show_ended, worker.is_cancelled)
+            # A worker counts as ended when it is cancelled; its thread ends here, perhaps after the app.
+            self.call_later(self._show_ended, worker.is_cancelled)
 
     def _show_ended(self, stopped: bool) -> None:
         self.query_one("#run", Button).disabled = False
