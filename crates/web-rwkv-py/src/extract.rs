@@ -63,7 +63,8 @@ pub(crate) struct Field {
     name: String,
     /// The value, with white space folded; None if the document has none.
     value: Option<String>,
-    /// Where the value first stands: `document.encode()[start:end]`, or `document[start:end]` of bytes; None for one that does not stand there.
+    /// Where the value first stands: `document.encode()[start:end]`, or `document[start:end]` of bytes; None for
+    /// one that does not stand there.
     start: Option<usize>,
     /// The byte after its last.
     end: Option<usize>,

@@ -416,9 +416,9 @@ impl Model {
     ///
     /// The document is read once; each field is embedded, and its value decoded from a fork of the document's
     /// state. Values are quoted: they stand in the document word for word, unless `free` lets the model word
-    /// them. `none_bias` is taken off the logit of "none": above zero, fewer fields are held to be absent; by default 2 for
-    /// quoted values and 0 for free ones.
-    /// `max_tokens` is the longest value. `progress(read, total)` is called in tokens while the document is read.
+    /// them. `none_bias` is taken off the logit of "none": above zero, fewer fields are held to be absent; it is 2 by
+    /// default for quoted values and 0 for free ones. `max_tokens` is the longest value. `progress(read, total)` is
+    /// called in tokens while the document is read.
     #[pyo3(signature = (document, schema, *, free=false, none_bias=None, max_tokens=None, progress=None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn extract(

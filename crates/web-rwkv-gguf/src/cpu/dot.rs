@@ -219,12 +219,24 @@ impl<Q: Quant> Kernel for Unpack<'_, Q> {
     }
 }
 
+/// Asks for `len` of the bytes that come next, from `at`: bit by bit, so that memory is never idle nor overrun.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+unsafe fn prefetch<V: Vector>(next: &[u8], at: usize, len: usize) {
+    for line in (0..len).step_by(LINE) {
+        // SAFETY: the caller's promise is handed on; the place need not be there.
+        unsafe { V::prefetch(next.as_ptr().wrapping_add(at + line)) };
+    }
+}
+
 /// All `R` rows of codes times `T` tokens from `t` in tiles of one, lanes along the columns: for few tokens.
 pub(super) struct Along<'a, const R: usize, const T: usize, const GROUP: usize> {
     pub(super) w: &'a Codes,
     pub(super) x: &'a Acts16,
     pub(super) t: usize,
-    /// Bytes that come next: asked for bit by bit, so that memory is never idle nor overrun.
+    /// Bytes that come next, see [`prefetch`].
     pub(super) next: &'a [u8],
 }
 
@@ -247,9 +259,7 @@ impl<const R: usize, const T: usize, const GROUP: usize> Kernel for Along<'_, R,
             let mut acc = [[V::splat(0.0); T]; R];
             let ahead = self.next.len().div_ceil(columns / step);
             for at in (0..columns).step_by(step) {
-                for line in (0..ahead).step_by(LINE) {
-                    V::prefetch(self.next.as_ptr().wrapping_add(at / step * ahead + line));
-                }
+                prefetch::<V>(self.next, at / step * ahead, ahead);
                 let g = at / GROUP;
                 let scale: [V; R] = from_fn(|r| {
                     let scale = |g| *scale[r].get_unchecked(g);
@@ -530,9 +540,7 @@ impl<const R: usize, const T: usize> Kernel for Floats<'_, R, T> {
             let mut acc = [[V::splat(0.0); T]; R];
             let ahead = self.next.len().div_ceil((n / V::LANES).max(1));
             for k in (0..whole).step_by(V::LANES) {
-                for line in (0..ahead).step_by(LINE) {
-                    V::prefetch(self.next.as_ptr().wrapping_add(k / V::LANES * ahead + line));
-                }
+                prefetch::<V>(self.next, k / V::LANES * ahead, ahead);
                 let w: [V; R] = from_fn(|r| V::load(w[r].as_ptr().add(k)));
                 for i in 0..T {
                     let x = V::load(x[i].as_ptr().add(k));
