@@ -1,7 +1,15 @@
 //! The operations that a forward pass is made of: each is one fusion boundary, which the CPU runs at
-//! once. T tokens, C channels, H heads of N, r the rank of a LoRA. Acts are `[T, width]`.
+//! once and a GPU records. T tokens, C channels, H heads of N, r the rank of a LoRA. Acts are `[T, width]`.
 
-use crate::batch::Sequence;
+use crate::{Result, batch::Sequence, format::Format, load::Bytes, state::State};
+
+/// A weight matrix in the bytes of its file: `rows` rows of `columns` values.
+pub(crate) struct FileMatrix {
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) data: Bytes,
+}
 
 /// What a product is put through before it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,15 +72,44 @@ pub(crate) enum Shift {
     Ffn,
 }
 
-/// An executor.
+/// Tokens that go through the model together, and the states that they go on from.
+pub(crate) struct Chunked<'a> {
+    pub(crate) tokens: &'a [u32],
+    pub(crate) seqs: &'a [Sequence],
+    pub(crate) states: &'a mut [State],
+}
+
+/// An executor: makes weights and activations, and runs operations on them for the tokens of a batch.
 pub(crate) trait Ops {
     type Vector;
     type Matrix;
     type Acts;
-    type State;
+    /// A chunk of tokens on its way through the model.
+    type Batch<'a>
+    where
+        Self: 'a;
+
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+
+    fn matrix(&self, weights: FileMatrix) -> Result<Self::Matrix>;
+
+    /// Rows of a matrix.
+    fn rows(&self, w: &Self::Matrix) -> usize;
+
+    /// Activations of no tokens.
+    fn acts(&self, width: usize) -> Self::Acts;
+
+    /// Makes room for `tokens` rows; what they hold is left as it is.
+    fn resize(&self, acts: &mut Self::Acts, tokens: usize) -> Result<()>;
+
+    /// Begins a chunk.
+    fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>>;
+
+    /// Ends a chunk: what stands in some activations, `[T, width]` each. The states are then the new ones.
+    fn end(&self, b: Self::Batch<'_>, wanted: &[&Self::Acts]) -> Result<Vec<Vec<f32>>>;
 
     /// `x = ln0(emb[tokens])`.
-    fn embed(&self, emb: &Self::Matrix, ln0: &Norm<Self>, tokens: &[u32], x: &mut Self::Acts);
+    fn embed(&self, b: &mut Self::Batch<'_>, emb: &Self::Matrix, ln0: &Norm<Self>, x: &mut Self::Acts);
 
     /// `h = norm(x)`, then for each m of `mix` `y = h + m (h₋₁ − h)`, where h₋₁ is the token before in the
     /// sequence; the first one's is in the state, which keeps the last one's.
@@ -80,8 +117,7 @@ pub(crate) trait Ops {
     #[allow(clippy::too_many_arguments)]
     fn shift(
         &self,
-        seqs: &[Sequence],
-        states: &mut [Self::State],
+        b: &mut Self::Batch<'_>,
         at: (usize, Shift),
         norm: &Norm<Self>,
         mix: &[Self::Vector],
@@ -91,21 +127,27 @@ pub(crate) trait Ops {
     );
 
     /// Several independent products.
-    fn project(&self, products: &mut [Product<'_, Self>]);
+    fn project(&self, b: &mut Self::Batch<'_>, products: &mut [Product<'_, Self>]);
 
     /// From the LoRAs' first halves `[w, a, g, v]`, each `[T, r]`:
     /// `w = exp(−e^-½ σ(w0 + w2 ·))`, `a = σ(a0 + a2 ·)`, `g = g2 ·`,
     /// `v += (v_first − v) σ(v0 + v2 ·)` (layer 0: `v_first = v`),
     /// `kk = k k_k / max(‖k k_k‖, 1e-12)` per head, `k = k (1 + (a − 1) k_a)`.
-    fn gates(&self, p: &Gates<Self>, head_size: usize, low: &[Self::Acts; 4], t: &mut Heads<Self>);
+    fn gates(
+        &self,
+        b: &mut Self::Batch<'_>,
+        p: &Gates<Self>,
+        head_size: usize,
+        low: &[Self::Acts; 4],
+        t: &mut Heads<Self>,
+    );
 
     /// Per head, token after token, `S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ` and `y = S r`; then
     /// `y = (norm(y) + (Σ r k r_k) v) g`.
     #[allow(clippy::too_many_arguments)]
     fn wkv7(
         &self,
-        seqs: &[Sequence],
-        states: &mut [Self::State],
+        b: &mut Self::Batch<'_>,
         layer: usize,
         norm: &Norm<Self>,
         r_k: &Self::Vector,
@@ -115,5 +157,12 @@ pub(crate) trait Ops {
     );
 
     /// `y = norm(x[rows])`.
-    fn norm_rows(&self, norm: &Norm<Self>, rows: &[usize], x: &Self::Acts, y: &mut Self::Acts);
+    fn norm_rows(
+        &self,
+        b: &mut Self::Batch<'_>,
+        norm: &Norm<Self>,
+        rows: &[usize],
+        x: &Self::Acts,
+        y: &mut Self::Acts,
+    );
 }

@@ -5,8 +5,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::{
+    batch::Sequence,
+    format::Format,
     ops::Act::{self, *},
-    state::StateShape,
+    state::{State, StateShape},
 };
 
 /// Sequences of (slot, length): one token, ragged with an empty one in permuted slots, enough for every tile.
@@ -55,10 +57,15 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
     error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(f64::MIN_POSITIVE)
 }
 
+/// For operations that do not look at the sequences.
+fn no_chunk() -> Chunked<'static> {
+    Chunked { tokens: &[], seqs: &[], states: &mut [] }
+}
+
 fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
     let width = w.rows + 5;
     let mut y = Acts { data: vec![SENTINEL; x.tokens() * width], width };
-    cpu.project(&mut [Product { w, x, act, y: &mut y }]);
+    cpu.project(&mut no_chunk(), &mut [Product { w, x, act, y: &mut y }]);
     for t in 0..x.tokens() {
         assert!(y.row(t)[w.rows..].iter().all(|y| *y == SENTINEL));
     }
@@ -143,9 +150,10 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let emb = matrix(rng, Format::F16, 9, c);
     let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
     let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
-    cpu.embed(&emb, &ln0, &ids, &mut x);
+    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states };
+    cpu.embed(b, &emb, &ln0, &mut x);
     let lerp = [floats(rng, c), floats(rng, c)];
-    cpu.shift(&seqs, &mut states, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);
+    cpu.shift(b, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);
 
     let mut square = || matrix(rng, Format::F32, c, rank);
     let (w2, a2, g2, v2) = (square(), square(), square(), square());
@@ -166,12 +174,12 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let mut t = Heads { r, w, k, v, a, g, kk, v_first, nu };
     // Weights of LoRAs of a trained model's size.
     let gates = Gates { w2: small(gates.w2), a2: small(gates.a2), g2: small(gates.g2), ..gates };
-    cpu.gates(&gates, n, &low, &mut t);
+    cpu.gates(b, &gates, n, &low, &mut t);
     let mut y = blank();
-    cpu.wkv7(&seqs, &mut states, 1, &ln_x, &floats(rng, c), n, &t, &mut y);
+    cpu.wkv7(b, 1, &ln_x, &floats(rng, c), n, &t, &mut y);
     let rows: Vec<_> = (0..tokens).rev().step_by(2).collect();
     let mut last = Acts::new(c);
-    cpu.norm_rows(&ln0, &rows, &y, &mut last);
+    cpu.norm_rows(b, &ln0, &rows, &y, &mut last);
 
     let all = [x, h, y, last, t.w, t.a, t.k, t.v, t.g, t.kk, t.v_first].into_iter().chain(mixed);
     let all = all.flat_map(|acts| acts.data);

@@ -14,11 +14,8 @@ mod wkv7;
 pub use level::Level;
 
 use crate::{
-    batch::Sequence,
-    format::{self, Format},
-    load::Bytes,
-    ops::{Gates, Heads, Norm, Ops, Product, Shift},
-    state::State,
+    Result, format,
+    ops::{Chunked, FileMatrix as Matrix, Gates, Heads, Norm, Ops, Product, Shift},
 };
 use pool::Pool;
 use rows::{Decay, Keys, Mix, Residual, row};
@@ -30,14 +27,6 @@ const SMALL: usize = 1 << 15;
 pub(crate) struct Cpu {
     level: Level,
     pool: Pool,
-}
-
-/// A weight matrix in the bytes of its file: `rows` rows of `columns` values.
-pub(crate) struct Matrix {
-    pub(crate) format: Format,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    pub(crate) data: Bytes,
 }
 
 impl Matrix {
@@ -157,9 +146,39 @@ impl Ops for Cpu {
     type Vector = Vec<f32>;
     type Matrix = Matrix;
     type Acts = Acts;
-    type State = State;
+    type Batch<'a> = Chunked<'a>;
 
-    fn embed(&self, emb: &Matrix, ln0: &Norm<Self>, tokens: &[u32], x: &mut Acts) {
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+
+    fn matrix(&self, weights: Matrix) -> Result<Matrix> {
+        Ok(weights)
+    }
+
+    fn rows(&self, w: &Matrix) -> usize {
+        w.rows
+    }
+
+    fn acts(&self, width: usize) -> Acts {
+        Acts::new(width)
+    }
+
+    fn resize(&self, acts: &mut Acts, tokens: usize) -> Result<()> {
+        acts.resize(tokens);
+        Ok(())
+    }
+
+    fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Chunked<'a>> {
+        Ok(chunk)
+    }
+
+    fn end(&self, _: Chunked<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
+        Ok(wanted.iter().map(|acts| acts.data.clone()).collect())
+    }
+
+    fn embed(&self, b: &mut Chunked<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
+        let tokens = b.tokens;
         let x = x.shared();
         self.each(tokens.len(), 8 * emb.columns, |t| {
             // SAFETY: each task has tokens of its own.
@@ -172,8 +191,7 @@ impl Ops for Cpu {
 
     fn shift(
         &self,
-        seqs: &[Sequence],
-        states: &mut [State],
+        b: &mut Chunked<'_>,
         (layer, shift): (usize, Shift),
         norm: &Norm<Self>,
         mix: &[Vec<f32>],
@@ -188,8 +206,8 @@ impl Ops for Cpu {
             self.norm(norm, x.row(t), out);
         });
         let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
-        for seq in seqs.iter().filter(|s| s.len > 0) {
-            let (att, _, ffn) = states[seq.slot].layer(layer);
+        for seq in b.seqs.iter().filter(|s| s.len > 0) {
+            let (att, _, ffn) = b.states[seq.slot].layer(layer);
             let last = match shift {
                 Shift::Att => att,
                 Shift::Ffn => ffn,
@@ -207,14 +225,21 @@ impl Ops for Cpu {
         }
     }
 
-    fn project(&self, products: &mut [Product<'_, Self>]) {
+    fn project(&self, _: &mut Chunked<'_>, products: &mut [Product<'_, Self>]) {
         if self.level == Level::Scalar {
             return products.iter_mut().for_each(scalar::project);
         }
         project::project(self, products);
     }
 
-    fn gates(&self, p: &Gates<Self>, head_size: usize, low: &[Acts; 4], t: &mut Heads<Self>) {
+    fn gates(
+        &self,
+        b: &mut Chunked<'_>,
+        p: &Gates<Self>,
+        head_size: usize,
+        low: &[Acts; 4],
+        t: &mut Heads<Self>,
+    ) {
         use crate::ops::Act::Id;
         let [lw, la, lg, lv] = low;
         let mut products = vec![
@@ -223,7 +248,7 @@ impl Ops for Cpu {
             Product { w: &p.g2, x: lg, act: Id, y: &mut t.g },
         ];
         products.extend(p.v.as_ref().map(|(_, w)| Product { w, x: lv, act: Id, y: &mut t.nu }));
-        self.project(&mut products);
+        self.project(b, &mut products);
         let (w, a, k, v) = (t.w.shared(), t.a.shared(), t.k.shared(), t.v.shared());
         let (kk, v_first) = (t.kk.shared(), t.v_first.shared());
         self.each(t.r.tokens(), 40 * t.r.width, |i| {
@@ -241,8 +266,7 @@ impl Ops for Cpu {
 
     fn wkv7(
         &self,
-        seqs: &[Sequence],
-        states: &mut [State],
+        b: &mut Chunked<'_>,
         layer: usize,
         norm: &Norm<Self>,
         r_k: &Vec<f32>,
@@ -250,10 +274,10 @@ impl Ops for Cpu {
         t: &Heads<Self>,
         y: &mut Acts,
     ) {
-        wkv7::wkv7(self, seqs, states, layer, norm, r_k, head_size, t, y);
+        wkv7::wkv7(self, b, layer, norm, r_k, head_size, t, y);
     }
 
-    fn norm_rows(&self, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
+    fn norm_rows(&self, _: &mut Chunked<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
         y.resize(rows.len());
         for (i, &t) in rows.iter().enumerate() {
             self.norm(norm, x.row(t), y.row_mut(i));

@@ -2,8 +2,7 @@
 
 use crate::{
     batch::Sequence,
-    ops::{self, Heads},
-    state::State,
+    ops::{self, Chunked, Heads},
 };
 
 use super::{
@@ -17,8 +16,7 @@ use super::{
 #[allow(clippy::too_many_arguments)]
 pub(super) fn wkv7(
     cpu: &Cpu,
-    seqs: &[Sequence],
-    states: &mut [State],
+    b: &mut Chunked<'_>,
     layer: usize,
     norm: &ops::Norm<Cpu>,
     r_k: &[f32],
@@ -28,10 +26,11 @@ pub(super) fn wkv7(
 ) {
     let c = y.width;
     let heads = c / n;
-    let seqs: Vec<_> = seqs
+    let seqs: Vec<_> = b
+        .seqs
         .iter()
         .filter(|seq| seq.len > 0)
-        .map(|&seq| (seq, Shared::new(states[seq.slot].layer(layer).1, c)))
+        .map(|&seq| (seq, Shared::new(b.states[seq.slot].layer(layer).1, c)))
         .collect();
     let mut slots: Vec<_> = seqs.iter().map(|(seq, _)| seq.slot).collect();
     slots.sort_unstable();

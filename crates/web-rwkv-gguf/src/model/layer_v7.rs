@@ -1,9 +1,11 @@
 //! One RWKV-7 layer. Read this beside the published formulas (x070).
 
 use crate::{
-    batch::Sequence,
+    Result,
     ops::{Act::*, Gates, Heads, Norm, Ops, Product, Shift},
 };
+
+use super::source::Source;
 
 /// The weights of a layer.
 pub(crate) struct Layer<O: Ops> {
@@ -47,19 +49,18 @@ pub(crate) struct Scratch<O: Ops> {
     pub(crate) ffn: O::Acts, // [T, F]
 }
 
-/// Runs layer `i` over the tokens of `seqs`: reads and updates `t.x` and the states.
+/// Runs layer `i` over the tokens of a batch: reads and updates `t.x` and the states.
 pub(crate) fn layer<O: Ops>(
     o: &O,
+    b: &mut O::Batch<'_>,
     i: usize,
     l: &Layer<O>,
     head_size: usize,
-    seqs: &[Sequence],
-    states: &mut [O::State],
     t: &mut Scratch<O>,
 ) {
     // Time mixing: x* = ln1(x) + m* (ln1(x)₋₁ − ln1(x))
     let p = &l.att;
-    o.shift(seqs, states, (i, Shift::Att), &l.ln1, &p.mix, &t.x, &mut t.h, &mut t.mixed);
+    o.shift(b, (i, Shift::Att), &l.ln1, &p.mix, &t.x, &mut t.h, &mut t.mixed);
     let [xr, xw, xk, xv, xa, xg] = &t.mixed;
     let [lw, la, lg, lv] = &mut t.low;
     let mut products = vec![
@@ -71,14 +72,95 @@ pub(crate) fn layer<O: Ops>(
         Product { w: &p.g1, x: xg, act: Sigmoid, y: lg },
     ];
     products.extend(p.v1.as_ref().map(|w| Product { w, x: xv, act: Id, y: lv }));
-    o.project(&mut products);
-    o.gates(&p.gates, head_size, &t.low, &mut t.heads); // w a g, v towards v_first, kk, k
-    o.wkv7(seqs, states, i, &p.ln_x, &p.r_k, head_size, &t.heads, &mut t.y);
-    o.project(&mut [Product { w: &p.o, x: &t.y, act: Add, y: &mut t.x }]);
+    o.project(b, &mut products);
+    o.gates(b, &p.gates, head_size, &t.low, &mut t.heads); // w a g, v towards v_first, kk, k
+    o.wkv7(b, i, &p.ln_x, &p.r_k, head_size, &t.heads, &mut t.y);
+    o.project(b, &mut [Product { w: &p.o, x: &t.y, act: Add, y: &mut t.x }]);
 
     // Channel mixing: x += V relu(K xk)²
     let [xk, ..] = &mut t.mixed;
-    o.shift(seqs, states, (i, Shift::Ffn), &l.ln2, &l.ffn.mix, &t.x, &mut t.h, std::slice::from_mut(xk));
-    o.project(&mut [Product { w: &l.ffn.k, x: xk, act: SquaredRelu, y: &mut t.ffn }]);
-    o.project(&mut [Product { w: &l.ffn.v, x: &t.ffn, act: Add, y: &mut t.x }]);
+    o.shift(b, (i, Shift::Ffn), &l.ln2, &l.ffn.mix, &t.x, &mut t.h, std::slice::from_mut(xk));
+    o.project(b, &mut [Product { w: &l.ffn.k, x: xk, act: SquaredRelu, y: &mut t.ffn }]);
+    o.project(b, &mut [Product { w: &l.ffn.v, x: &t.ffn, act: Add, y: &mut t.x }]);
+}
+
+/// The group norm after wkv7 has this epsilon in every RWKV-7.
+const LN_X_EPS: f32 = 64e-5;
+
+impl<O: Ops> Layer<O> {
+    /// Takes the weights of layer `i`.
+    pub(crate) fn load(source: &Source<'_, O>, i: usize) -> Result<Self> {
+        let b = format!("blocks.{i}");
+        let (channels, hidden) = (source.channels, source.hidden);
+        let vector = |name: &str| source.vector(&format!("{b}.{name}"));
+        let matrix = |name: &str, rows, columns| source.matrix(&format!("{b}.{name}.weight"), rows, columns);
+        let square = |name: &str| matrix(name, channels, channels);
+        let norm = |name: &str, eps| source.norm(&format!("{b}.{name}"), eps);
+        let lora = |name: char| -> Result<(O::Matrix, O::Matrix)> {
+            let [rank, _] = source.pair(&format!("{b}.att.{name}1"))?;
+            let down = source.matrix(&format!("{b}.att.{name}1"), rank, channels)?;
+            let up = source.matrix(&format!("{b}.att.{name}2"), channels, rank)?;
+            Ok((down, up))
+        };
+        let ((w1, w2), (a1, a2), (g1, g2)) = (lora('w')?, lora('a')?, lora('g')?);
+        let (v1, v) = match i {
+            0 => (None, None),
+            _ => lora('v').and_then(|(v1, v2)| Ok((Some(v1), Some((vector("att.v0")?, v2)))))?,
+        };
+        let (w0, a0) = (vector("att.w0")?, vector("att.a0")?);
+        let gates = Gates { w0, w2, a0, a2, g2, v, k_k: vector("att.k_k")?, k_a: vector("att.k_a")? };
+        let x = |c: char| vector(&format!("att.x_{c}"));
+        let att = Att {
+            mix: [x('r')?, x('w')?, x('k')?, x('v')?, x('a')?, x('g')?],
+            r: square("att.receptance")?,
+            k: square("att.key")?,
+            v: square("att.value")?,
+            o: square("att.output")?,
+            w1,
+            a1,
+            g1,
+            v1,
+            gates,
+            r_k: vector("att.r_k")?,
+            ln_x: norm("att.ln_x", LN_X_EPS)?,
+        };
+        let ffn = Ffn {
+            mix: [vector("ffn.x_k")?],
+            k: matrix("ffn.key", hidden, channels)?,
+            v: matrix("ffn.value", channels, hidden)?,
+        };
+        Ok(Self { ln1: norm("ln1", source.eps)?, att, ln2: norm("ln2", source.eps)?, ffn })
+    }
+
+    /// Ranks of the LoRAs of w, a, g, v; layer 0 has no v.
+    fn ranks(&self, o: &O) -> [usize; 4] {
+        let p = &self.att;
+        [Some(&p.w1), Some(&p.a1), Some(&p.g1), p.v1.as_ref()].map(|w| w.map_or(0, |w| o.rows(w)))
+    }
+}
+
+impl<O: Ops> Scratch<O> {
+    /// Activations for the widest of `layers`.
+    pub(crate) fn new(o: &O, layers: &[Layer<O>], channels: usize, hidden: usize) -> Self {
+        let c = || o.acts(channels);
+        let widest = |i: usize| layers.iter().map(|l| l.ranks(o)[i]).max().unwrap_or(0);
+        Self {
+            x: c(),
+            h: c(),
+            mixed: [(); 6].map(|()| c()),
+            low: [0, 1, 2, 3].map(|i| o.acts(widest(i))),
+            heads: Heads { r: c(), w: c(), k: c(), v: c(), a: c(), g: c(), kk: c(), v_first: c(), nu: c() },
+            y: c(),
+            ffn: o.acts(hidden),
+        }
+    }
+
+    /// Makes room for so many tokens.
+    pub(crate) fn resize(&mut self, o: &O, tokens: usize) -> Result<()> {
+        let Heads { r, w, k, v, a, g, kk, v_first, nu } = &mut self.heads;
+        let heads = [r, w, k, v, a, g, kk, v_first, nu];
+        let own = [&mut self.x, &mut self.h, &mut self.y, &mut self.ffn];
+        let mut all = heads.into_iter().chain(own).chain(&mut self.mixed).chain(&mut self.low);
+        all.try_for_each(|acts| o.resize(acts, tokens))
+    }
 }

@@ -1,21 +1,30 @@
 //! A model: open it, make states, run requests.
 
+mod forward;
 mod layer_v7;
-mod weights;
+mod source;
 
-use std::{fmt, ops::ControlFlow, path::Path, sync::Mutex};
+use std::{fmt, ops::ControlFlow, path::Path};
 
 use crate::{
     Error, Result,
-    batch::{Chunk, Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
-    cpu::{Acts, Cpu, Level},
+    batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
+    cpu::{Cpu, Level},
     load::{Bytes, Checkpoint},
-    ops::{Act, Heads, Ops, Product},
     state::{State, StateShape},
     tokenizer::Tokenizer,
 };
-use layer_v7::{Scratch, layer};
-use weights::{Sizes, Weights};
+use forward::Net;
+
+/// The sizes of a model, as the engine uses them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) layers: usize,
+    pub(crate) channels: usize,
+    pub(crate) hidden: usize,
+    pub(crate) vocab: usize,
+    pub(crate) head_size: usize,
+}
 
 /// Which RWKV a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,13 +72,10 @@ pub struct Options {
 
 /// An open model. It is never changed: any number of threads may use it at once.
 pub struct Model {
-    cpu: Cpu,
-    weights: Weights<Cpu>,
-    sizes: Sizes,
+    net: Net<Cpu>,
     fingerprint: u64,
     file: String,
     tokenizer: Option<Tokenizer>,
-    scratch: Mutex<Vec<Scratch<Cpu>>>,
 }
 
 impl fmt::Debug for Model {
@@ -101,7 +107,6 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
-        let (weights, sizes) = Weights::new(checkpoint)?;
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
             return Err(Error::Request {
@@ -120,19 +125,16 @@ impl Model {
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
         Ok(Self {
-            cpu: Cpu::new(level, threads),
+            net: Net::new(Cpu::new(level, threads), checkpoint)?,
             fingerprint: fingerprint(checkpoint),
-            weights,
-            sizes,
             file: checkpoint.file.clone(),
             tokenizer,
-            scratch: Mutex::default(),
         })
     }
 
     /// The sizes of the model.
     pub fn info(&self) -> ModelInfo {
-        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.sizes;
+        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.net.sizes;
         ModelInfo {
             version: ModelVersion::V7,
             num_layer: layers,
@@ -166,34 +168,25 @@ impl Model {
 
     /// Instruction set that the model runs on.
     pub fn level(&self) -> Level {
-        self.cpu.level()
+        self.net.ops.level()
     }
 
     /// Threads that the model runs on.
     pub fn threads(&self) -> usize {
-        self.cpu.threads()
+        self.net.ops.threads()
     }
 
     /// Format of each matrix that decoding a token reads, with its bytes and number of weights.
     pub fn matrices(&self) -> Vec<(crate::format::Format, usize, usize)> {
-        let w = &self.weights;
-        let mut all = vec![&w.head];
-        for l in &w.layers {
-            let (p, g) = (&l.att, &l.att.gates);
-            all.extend([
-                &p.r, &p.k, &p.v, &p.o, &p.w1, &p.a1, &p.g1, &g.w2, &g.a2, &g.g2, &l.ffn.k, &l.ffn.v,
-            ]);
-            all.extend(p.v1.iter().chain(g.v.as_ref().map(|(_, v2)| v2)));
-        }
-        all.into_iter().map(|m| (m.format, m.data.len(), m.rows * m.columns)).collect()
+        self.net.matrices.clone()
     }
 
     fn shape(&self) -> StateShape {
         StateShape {
             fingerprint: self.fingerprint,
-            layers: self.sizes.layers,
-            head_size: self.sizes.head_size,
-            channels: self.sizes.channels,
+            layers: self.net.sizes.layers,
+            head_size: self.net.sizes.head_size,
+            channels: self.net.sizes.channels,
         }
     }
 
@@ -278,7 +271,7 @@ impl Model {
         let batches = sequences.iter().map(|s| RnnInputBatch::new(s.as_ref(), option)).collect();
         let mut output = self.infer_with(&RnnInput::new(batches, token_chunk_size), states, progress)?.0;
         if pool == Pool::Mean {
-            output.iter_mut().for_each(|rows| *rows = mean(rows, self.sizes.channels));
+            output.iter_mut().for_each(|rows| *rows = mean(rows, self.net.sizes.channels));
         }
         Ok(output)
     }
@@ -304,21 +297,18 @@ impl Model {
         progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<RnnOutput> {
         self.check(input, states)?;
-        let mut scratch =
-            self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
         let mut output = RnnOutput(vec![vec![]; states.len()]);
         let total = input.batches.iter().map(|b| b.tokens.len()).sum();
         let mut read = 0;
         let mut flow = ControlFlow::Continue(());
         for chunk in input.chunks() {
-            self.forward(&chunk, states, &mut scratch, &mut output);
+            self.net.forward(&chunk, states, &mut output)?;
             read += chunk.tokens.len();
             flow = progress(Progress { read, total }).flow();
             if flow.is_break() {
                 break;
             }
         }
-        self.scratch.lock().expect("no holder panics").push(scratch);
         if flow.is_break() { Err(Error::Stopped) } else { Ok(output) }
     }
 
@@ -333,70 +323,10 @@ impl Model {
             return mismatch("token_chunk_size", "at least 1".into(), "0".into());
         }
         states.iter().try_for_each(|s| self.check_state(s))?;
-        let vocab = self.sizes.vocab;
+        let vocab = self.net.sizes.vocab;
         match input.batches.iter().flat_map(|b| &b.tokens).find(|t| **t as usize >= vocab) {
             Some(&token) => Err(Error::Token { token, vocab }),
             None => Ok(()),
-        }
-    }
-
-    fn scratch(&self) -> Scratch<Cpu> {
-        let Sizes { channels, hidden, ranks, .. } = self.sizes;
-        let c = || Acts::new(channels);
-        Scratch {
-            x: c(),
-            h: c(),
-            mixed: [(); 6].map(|()| c()),
-            low: ranks.map(Acts::new),
-            heads: Heads { r: c(), w: c(), k: c(), v: c(), a: c(), g: c(), kk: c(), v_first: c(), nu: c() },
-            y: c(),
-            ffn: Acts::new(hidden),
-        }
-    }
-
-    /// One chunk through all layers; appends what is wanted of it to `output`.
-    fn forward(&self, chunk: &Chunk, states: &mut [State], t: &mut Scratch<Cpu>, output: &mut RnnOutput) {
-        let (o, w) = (&self.cpu, &self.weights);
-        t.resize(chunk.tokens.len());
-        o.embed(&w.emb, &w.ln0, &chunk.tokens, &mut t.x);
-        for (i, l) in w.layers.iter().enumerate() {
-            layer(o, i, l, self.sizes.head_size, &chunk.seqs, states, t);
-        }
-        let mut hidden = Acts::new(self.sizes.channels);
-        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
-        o.norm_rows(&w.ln_out, &rows(&chunk.hidden), &t.x, &mut hidden);
-        for (i, (_, slot)) in chunk.hidden.iter().enumerate() {
-            output.0[*slot].extend(hidden.row(i));
-        }
-        if !chunk.logits.is_empty() {
-            let mut logits = Acts::new(self.sizes.vocab);
-            o.norm_rows(&w.ln_out, &rows(&chunk.logits), &t.x, &mut hidden);
-            logits.resize(chunk.logits.len());
-            o.project(&mut [Product { w: &w.head, x: &hidden, act: Act::Id, y: &mut logits }]);
-            for (i, (_, slot)) in chunk.logits.iter().enumerate() {
-                output.0[*slot].extend(logits.row(i));
-            }
-        }
-    }
-}
-
-impl Scratch<Cpu> {
-    fn resize(&mut self, tokens: usize) {
-        let h = &mut self.heads;
-        let heads = [
-            &mut h.r,
-            &mut h.w,
-            &mut h.k,
-            &mut h.v,
-            &mut h.a,
-            &mut h.g,
-            &mut h.kk,
-            &mut h.v_first,
-            &mut h.nu,
-        ];
-        let own = [&mut self.x, &mut self.h, &mut self.y, &mut self.ffn];
-        for acts in heads.into_iter().chain(own).chain(&mut self.mixed).chain(&mut self.low) {
-            acts.resize(tokens);
         }
     }
 }

@@ -1,0 +1,115 @@
+//! A model on an executor: its weights, and the forward pass over them.
+
+use std::sync::Mutex;
+
+use crate::{
+    Result,
+    batch::{Chunk, RnnOutput},
+    format::Format,
+    load::Checkpoint,
+    ops::{Act, Chunked, Norm, Ops, Product},
+    state::State,
+};
+
+use super::{
+    Sizes,
+    layer_v7::{self, layer},
+    source::Source,
+};
+
+/// The weights of a model on an executor.
+pub(crate) struct Net<O: Ops> {
+    pub(crate) ops: O,
+    emb: O::Matrix, // [V, C]
+    ln0: Norm<O>,
+    layers: Vec<layer_v7::Layer<O>>,
+    ln_out: Norm<O>,
+    head: O::Matrix, // [V, C]
+    pub(crate) sizes: Sizes,
+    /// Format, bytes and number of weights of each matrix that decoding a token reads.
+    pub(crate) matrices: Vec<(Format, usize, usize)>,
+    scratch: Mutex<Vec<Scratch<O>>>,
+}
+
+/// The activations of a forward pass.
+struct Scratch<O: Ops> {
+    layer: layer_v7::Scratch<O>,
+    hidden: O::Acts,   // [rows, C] after ln_out, what is wanted
+    selected: O::Acts, // [rows, C] after ln_out, before the head
+    logits: O::Acts,   // [rows, V]
+}
+
+impl<O: Ops> Net<O> {
+    /// Checks every tensor of the checkpoint and takes it.
+    pub(crate) fn new(ops: O, checkpoint: &Checkpoint) -> Result<Self> {
+        let source = Source::new(checkpoint, &ops)?;
+        // Grows with what the file really has, whatever its names claim.
+        let mut layers = vec![];
+        for i in 0..source.layers {
+            layers.push(layer_v7::Layer::load(&source, i)?);
+        }
+        let (vocab, channels) = (source.vocab, source.channels);
+        let head = source.matrix("head.weight", vocab, channels)?;
+        let matrices = source.matrices.take();
+        let emb = source.matrix("emb.weight", vocab, channels)?; // of which a token reads one row
+        let (ln0, ln_out) = (source.norm("blocks.0.ln0", source.eps)?, source.norm("ln_out", source.eps)?);
+        let sizes = Sizes {
+            layers: source.layers,
+            channels,
+            hidden: source.hidden,
+            vocab,
+            head_size: source.head_size,
+        };
+        let scratch = Mutex::default();
+        Ok(Self { emb, ln0, layers, ln_out, head, sizes, matrices, scratch, ops })
+    }
+
+    fn scratch(&self) -> Scratch<O> {
+        let Sizes { channels, hidden, vocab, .. } = self.sizes;
+        let o = &self.ops;
+        Scratch {
+            layer: layer_v7::Scratch::new(o, &self.layers, channels, hidden),
+            hidden: o.acts(channels),
+            selected: o.acts(channels),
+            logits: o.acts(vocab),
+        }
+    }
+
+    /// One chunk through all layers; appends what is wanted of it to `output`.
+    pub(crate) fn forward(&self, chunk: &Chunk, states: &mut [State], output: &mut RnnOutput) -> Result<()> {
+        let o = &self.ops;
+        let mut batch = o.begin(Chunked { tokens: &chunk.tokens, seqs: &chunk.seqs, states })?;
+        let b = &mut batch;
+        let mut scratch =
+            self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
+        let t = &mut scratch.layer;
+        t.resize(o, chunk.tokens.len())?;
+        o.embed(b, &self.emb, &self.ln0, &mut t.x);
+        for (i, l) in self.layers.iter().enumerate() {
+            layer(o, b, i, l, self.sizes.head_size, t);
+        }
+        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        let mut wanted = vec![];
+        if !chunk.hidden.is_empty() {
+            o.resize(&mut scratch.hidden, chunk.hidden.len())?;
+            o.norm_rows(b, &self.ln_out, &rows(&chunk.hidden), &t.x, &mut scratch.hidden);
+            wanted.push((&chunk.hidden, &scratch.hidden, self.sizes.channels));
+        }
+        if !chunk.logits.is_empty() {
+            o.resize(&mut scratch.selected, chunk.logits.len())?;
+            o.resize(&mut scratch.logits, chunk.logits.len())?;
+            o.norm_rows(b, &self.ln_out, &rows(&chunk.logits), &t.x, &mut scratch.selected);
+            let (x, y) = (&scratch.selected, &mut scratch.logits);
+            o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);
+            wanted.push((&chunk.logits, &scratch.logits, self.sizes.vocab));
+        }
+        let acts: Vec<_> = wanted.iter().map(|(_, acts, _)| *acts).collect();
+        for ((rows, _, width), values) in wanted.iter().zip(o.end(batch, &acts)?) {
+            for ((_, slot), row) in rows.iter().zip(values.chunks_exact(*width)) {
+                output.0[*slot].extend(row);
+            }
+        }
+        self.scratch.lock().expect("no holder panics").push(scratch);
+        Ok(())
+    }
+}
