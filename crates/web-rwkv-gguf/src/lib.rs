@@ -38,7 +38,9 @@ mod generate;
 pub mod load;
 mod model;
 mod ops;
+mod quantize;
 mod sampler;
+pub mod save;
 mod state;
 mod tokenizer;
 
@@ -48,6 +50,7 @@ pub use error::{Error, Result};
 pub use extract::{ExtractOptions, Extracted, Extraction, Field, Timings};
 pub use generate::Generation;
 pub use model::{Model, ModelInfo, ModelVersion, Options};
+pub use quantize::Scheme;
 pub use sampler::{Sampler, SamplerOptions};
 pub use state::State;
 pub use tokenizer::Tokenizer;

@@ -1,7 +1,7 @@
 //! Model files: which kind a file is, and its tensors under one set of names.
 
 mod gguf;
-mod names;
+pub(crate) mod names;
 mod safetensors;
 
 use std::{
@@ -56,6 +56,18 @@ impl Bytes {
         let end = self.range.start.checked_add(range.end)?;
         (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
     }
+
+    /// Says that these bytes are not needed soon: those of a file leave the memory.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &self.owner {
+            let (start, len) = (self.range.start, self.range.len());
+            // SAFETY: pages of a file that nobody writes are read again, the same, when they are next used.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+            drop(advised); // the system may not want to
+        }
+    }
 }
 
 impl std::ops::Deref for Bytes {
@@ -93,6 +105,28 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
+impl Tensor {
+    /// An owned copy with rows and columns exchanged; for matrices of plain floats only.
+    pub(crate) fn transposed(&self) -> Self {
+        fn turn<const B: usize>(data: &[u8], columns: usize) -> Vec<u8> {
+            let values = data.as_chunks::<B>().0;
+            let mut out = Vec::with_capacity(data.len());
+            for x in 0..columns {
+                for value in values.iter().skip(x).step_by(columns) {
+                    out.extend_from_slice(value);
+                }
+            }
+            out
+        }
+        let &[rows, columns] = &self.shape[..] else { return self.clone() };
+        let data = match self.format.block_bytes() {
+            2 => turn::<2>(&self.data, columns),
+            _ => turn::<4>(&self.data, columns),
+        };
+        Self { shape: vec![columns, rows], format: self.format, data: data.into() }
+    }
+}
+
 /// A model file, its tensors under the official names of RWKV: `blocks.0.att.w1`.
 ///
 /// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too; everything else is flat, `[C]`.
@@ -112,6 +146,8 @@ pub struct Checkpoint {
     pub block_count: Option<usize>,
     /// Channels, where the file tells.
     pub embedding_length: Option<usize>,
+    /// The keys of a GGUF, each with its type and value as they stand in the file.
+    pub(crate) keys: Vec<(String, Bytes)>,
 }
 
 impl Checkpoint {
@@ -132,6 +168,7 @@ impl Checkpoint {
             layer_norm_eps: 1e-5,
             block_count: None,
             embedding_length: None,
+            keys: vec![],
         };
         let mut checkpoint = if bytes.starts_with(b"GGUF") {
             gguf::read(checkpoint, &bytes)?
@@ -147,6 +184,13 @@ impl Checkpoint {
         };
         checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
         Ok(checkpoint)
+    }
+
+    /// The checkpoint with another vocabulary.
+    pub fn with_vocab(mut self, vocab: Vec<Vec<u8>>) -> Self {
+        self.vocab = Some(vocab);
+        self.keys.retain(|(key, _)| !key.starts_with("tokenizer."));
+        self
     }
 
     /// Takes in a tensor that a file calls `name`.

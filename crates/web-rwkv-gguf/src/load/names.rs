@@ -31,7 +31,7 @@ pub(super) enum Kind {
 }
 
 /// The vectors in a fused `Lerp`, in their order.
-pub(super) const LERP: [char; 6] = ['r', 'w', 'k', 'v', 'a', 'g'];
+pub(crate) const LERP: [char; 6] = ['r', 'w', 'k', 'v', 'a', 'g'];
 
 /// Tensors of the first layer that nothing reads: there is no earlier value to mix in.
 pub(super) const UNUSED: [&str; 3] = ["blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"];
@@ -102,6 +102,32 @@ pub(super) fn find(dialect: Dialect, name: &str) -> Option<(String, Kind)> {
         let plain = layer.parse::<u32>().ok()?.to_string() == layer;
         plain.then(|| (official.replacen('N', layer, 1), kind))
     })
+}
+
+/// llama.cpp's name for a tensor, and whether it is fused of several.
+pub(crate) fn gguf(official: &str) -> Option<(String, bool)> {
+    TABLE.iter().find_map(|&(template, gguf, _, kind)| {
+        let layer = match template.split_once('N') {
+            None => (template == official).then_some("")?,
+            Some((start, end)) => {
+                let rest = official.strip_prefix(start)?;
+                let rest = if kind == Lerp { rest.strip_suffix(LERP)? } else { rest };
+                rest.strip_suffix(end).filter(|layer| layer.bytes().all(|b| b.is_ascii_digit()))?
+            }
+        };
+        (!gguf.is_empty()).then(|| (gguf.replacen('N', layer, 1), kind == Lerp))
+    })
+}
+
+/// The shape of a tensor in official files, and whether rows and columns are exchanged there.
+pub(crate) fn official_shape(name: &str, shape: &[usize], head_size: usize) -> (Vec<usize>, bool) {
+    let kind = find(Dialect::Official, name).map(|(_, kind)| kind);
+    match (kind, shape) {
+        (Some(Down | Up), &[rows, columns]) => (vec![columns, rows], true),
+        (Some(Heads), &[len]) if len.is_multiple_of(head_size) => (vec![len / head_size, head_size], false),
+        (Some(Vector), &[len]) if !name.contains("ln") => (vec![1, 1, len], false),
+        _ => (shape.to_vec(), false),
+    }
 }
 
 /// The generation of RWKV, other than 7, whose tensors these are.

@@ -46,7 +46,7 @@ pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoi
     if dialect == Dialect::Official && stored_as_trained(&checkpoint)? {
         for (name, tensor) in &mut checkpoint.tensors {
             if matches!(names::find(dialect, name), Some((_, Kind::Down | Kind::Up))) {
-                *tensor = transposed(tensor);
+                *tensor = tensor.transposed();
             }
         }
     }
@@ -88,24 +88,4 @@ fn stored_as_trained(checkpoint: &Checkpoint) -> Result<bool> {
         }
     }
     Ok(told.is_none_or(|(trained, _)| trained))
-}
-
-/// An owned copy with rows and columns exchanged; for plain floats only.
-fn transposed(tensor: &Tensor) -> Tensor {
-    fn turn<const B: usize>(data: &[u8], columns: usize) -> Vec<u8> {
-        let values = data.as_chunks::<B>().0;
-        let mut out = Vec::with_capacity(data.len());
-        for x in 0..columns {
-            for value in values.iter().skip(x).step_by(columns) {
-                out.extend_from_slice(value);
-            }
-        }
-        out
-    }
-    let &[rows, columns] = &tensor.shape[..] else { return tensor.clone() };
-    let data = match tensor.format.block_bytes() {
-        2 => turn::<2>(&tensor.data, columns),
-        _ => turn::<4>(&tensor.data, columns),
-    };
-    Tensor { shape: vec![columns, rows], format: tensor.format, data: data.into() }
 }
