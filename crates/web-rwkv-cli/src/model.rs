@@ -27,7 +27,7 @@ pub(crate) struct Args {
     pub(crate) vocab: Option<PathBuf>,
     /// Threads; the physical cores if absent
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    pub(crate) threads: Option<u16>,
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
     #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
