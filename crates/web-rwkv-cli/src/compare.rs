@@ -1,7 +1,6 @@
-//! `web-rwkv compare`: how far a model's predictions are from another's.
+//! `web-rwkv compare`: how far the predictions of models are from another's.
 
 use std::{
-    fs,
     io::{Write, stdout},
     path::PathBuf,
     process::ExitCode,
@@ -18,13 +17,13 @@ pub(crate) struct Args {
     /// Model that is taken for right
     #[arg(value_name = "A")]
     a: PathBuf,
-    /// Model that is judged
-    #[arg(value_name = "B")]
-    b: PathBuf,
-    /// Text that both read
-    #[arg(long, value_name = "FILE")]
-    text: PathBuf,
-    /// Most tokens of the text that are read
+    /// Models that are judged
+    #[arg(value_name = "B", required = true)]
+    b: Vec<PathBuf>,
+    /// Texts that both read, each from the start
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// Most tokens of a text that are read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     tokens: Option<u32>,
 }
@@ -82,75 +81,111 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 }
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
-    let (a, _) = common.with_model(Some(&args.a)).open()?;
-    let (b, _) = common.with_model(Some(&args.b)).open()?;
+    let open = |path| common.with_model(Some(path)).open().map(|(model, _)| model);
+    let a = open(&args.a)?;
+    let judged = args.b.iter().map(|b| open(b)).collect::<Result<Vec<_>>>()?;
     let vocab = a.info().num_vocab;
-    if b.info().num_vocab != vocab {
+    if let Some(b) = judged.iter().find(|b| b.info().num_vocab != vocab) {
         let found = b.info().num_vocab;
         return Err(format!("{}: expected {vocab} tokens as in {}, found {found}", b.file(), a.file()).into());
     }
-    let text = fs::read(&args.text).map_err(|e| format!("{}: {e}", args.text.display()))?;
-    let mut tokens = model::tokenizer(&a)?.encode(&text)?;
-    tokens.truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
-    if tokens.len() < 2 {
-        let found = tokens.len();
-        return Err(format!("{}: expected at least 2 tokens, found {found}", args.text.display()).into());
-    }
-
-    let bar = Progress::new(tokens.len(), "tokens");
-    let mut sums = Sums::default();
-    let (mut state_a, mut state_b) = (a.init_state(), b.init_state());
-    for (c, chunk) in tokens.chunks(RnnInput::CHUNK).enumerate() {
-        let logits = |model: &Model, state: &mut State| model.run(chunk, RnnOption::Full, state);
-        let (logits_a, logits_b) = (logits(&a, &mut state_a)?, logits(&b, &mut state_b)?);
-        let start = c * RnnInput::CHUNK;
-        for (i, (a, b)) in logits_a.chunks(vocab).zip(logits_b.chunks(vocab)).enumerate() {
-            sums.add(a, b, tokens.get(start + i + 1).copied());
+    let mut texts = vec![];
+    for path in &args.text {
+        let mut tokens = model::tokens(model::tokenizer(&a)?, path)?;
+        tokens.truncate(args.tokens.map_or(usize::MAX, |n| n as usize));
+        if tokens.len() < 2 {
+            return Err(format!("{}: expected at least 2 tokens, found one", path.display()).into());
         }
-        bar.set(start + chunk.len());
+        texts.push(tokens);
+    }
+    let bar = Progress::new(texts.iter().map(Vec::len).sum(), "tokens");
+    let mut sums: Vec<Sums> = judged.iter().map(|_| Sums::default()).collect();
+    for tokens in &texts {
+        let mut state_a = a.init_state();
+        let mut states: Vec<State> = judged.iter().map(Model::init_state).collect();
+        for (c, chunk) in tokens.chunks(RnnInput::CHUNK).enumerate() {
+            let logits_a = a.run(chunk, RnnOption::Full, &mut state_a)?;
+            for ((b, state), sums) in judged.iter().zip(&mut states).zip(&mut sums) {
+                let logits_b = b.run(chunk, RnnOption::Full, state)?;
+                let mut next = tokens.iter().copied().skip(c * RnnInput::CHUNK + 1);
+                for (a, b) in logits_a.chunks(vocab).zip(logits_b.chunks(vocab)) {
+                    sums.add(a, b, next.next());
+                }
+            }
+            bar.set(sums[0].divergences.len());
+        }
     }
     bar.finish();
-    print(common.json, [a.file(), b.file()], sums)?;
+    let found = sums.into_iter().map(Found::new);
+    print(common.json, a.file(), &judged.iter().map(Model::file).zip(found).collect::<Vec<_>>())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(json: bool, files: [&str; 2], mut sums: Sums) -> Result<()> {
-    let count = sums.divergences.len();
-    let mean = sums.divergences.iter().sum::<f64>() / count as f64;
-    sums.divergences.sort_by(f64::total_cmp);
-    let perplexity = sums.surprise.map(|s| (s / sums.followed as f64).exp());
-    let at = |share| quantile(&sums.divergences, share);
-    let agreement = sums.same_first as f64 / count as f64;
-    let nmse = sums.squares[0] / sums.squares[1];
+/// What is told of a model.
+struct Found {
+    tokens: usize,
+    perplexity: [f64; 2],
+    mean: f64,
+    median: f64,
+    percentile_99: f64,
+    most: f64,
+    agreement: f64,
+    largest: f64,
+    nmse: f64,
+}
+
+impl Found {
+    fn new(mut sums: Sums) -> Self {
+        let tokens = sums.divergences.len();
+        sums.divergences.sort_by(f64::total_cmp);
+        let at = |share| quantile(&sums.divergences, share);
+        Self {
+            tokens,
+            perplexity: sums.surprise.map(|s| (s / sums.followed as f64).exp()),
+            mean: sums.divergences.iter().sum::<f64>() / tokens as f64,
+            median: at(0.5),
+            percentile_99: at(0.99),
+            most: at(1.0),
+            agreement: sums.same_first as f64 / tokens as f64,
+            largest: sums.largest,
+            nmse: sums.squares[0] / sums.squares[1],
+        }
+    }
+}
+
+fn print(json: bool, a: &str, judged: &[(&str, Found)]) -> Result<()> {
     let mut out = stdout().lock();
     if json {
-        let line = json!({
-            "a": files[0], "b": files[1], "tokens": count, "perplexity_a": perplexity[0],
-            "perplexity_b": perplexity[1], "kl_mean": mean, "kl_median": at(0.5), "kl_99": at(0.99), "kl_max": at(1.0),
-            "top1_agreement": agreement, "logits_max": sums.largest, "logits_nmse": nmse,
-        });
-        writeln!(out, "{line}")?;
+        for (b, f) in judged {
+            let line = json!({
+                "a": a, "b": b, "tokens": f.tokens, "perplexity_a": f.perplexity[0], "perplexity_b": f.perplexity[1],
+                "kl_mean": f.mean, "kl_median": f.median, "kl_99": f.percentile_99, "kl_max": f.most,
+                "top1_agreement": f.agreement, "logits_max": f.largest, "logits_nmse": f.nmse,
+            });
+            writeln!(out, "{line}")?;
+        }
         return Ok(());
     }
+    let Some((_, first)) = judged.first() else { return Ok(()) };
     let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(["over the text", ""]);
-    for (name, value) in [
-        ("tokens", count.to_string()),
-        ("perplexity of A", format!("{:.4}", perplexity[0])),
-        ("perplexity of B", format!("{:.4}", perplexity[1])),
-        ("KL divergence, mean", format!("{mean:.3e}")),
-        ("KL divergence, median", format!("{:.3e}", at(0.5))),
-        ("KL divergence, 99 % below", format!("{:.3e}", at(0.99))),
-        ("KL divergence, largest", format!("{:.3e}", at(1.0))),
-        ("same first token", format!("{:.2} %", 100.0 * agreement)),
-        ("logits, largest difference", format!("{:.4}", sums.largest)),
-        ("logits, NMSE", format!("{nmse:.3e}")),
-    ] {
-        table.add_row([name.to_owned(), value]);
-    }
-    if let Some(column) = table.column_mut(1) {
+    let names = judged.iter().map(|(b, _)| (*b).to_owned());
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header([String::new()].into_iter().chain(names));
+    let mut add = |name: &str, show: &dyn Fn(&Found) -> String| {
+        let cells = judged.iter().map(|(_, found)| show(found));
+        table.add_row([name.to_owned()].into_iter().chain(cells));
+    };
+    add("perplexity", &|f| format!("{:.4}", f.perplexity[1]));
+    add("KL divergence, mean", &|f| format!("{:.3e}", f.mean));
+    add("KL divergence, median", &|f| format!("{:.3e}", f.median));
+    add("KL divergence, 99 % below", &|f| format!("{:.3e}", f.percentile_99));
+    add("KL divergence, largest", &|f| format!("{:.3e}", f.most));
+    add("same first token", &|f| format!("{:.2} %", 100.0 * f.agreement));
+    add("logits, largest difference", &|f| format!("{:.4}", f.largest));
+    add("logits, NMSE", &|f| format!("{:.3e}", f.nmse));
+    for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    writeln!(out, "A {}\nB {}\n{table}", files[0], files[1])?;
+    writeln!(out, "beside {a}, perplexity {:.4}, over {} tokens", first.perplexity[0], first.tokens)?;
+    writeln!(out, "{table}")?;
     Ok(())
 }

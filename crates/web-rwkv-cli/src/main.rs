@@ -55,7 +55,7 @@ enum Command {
     Convert(convert::Args),
     /// Write a model with smaller weights
     Quantize(quantize::Args),
-    /// Tell how far a model is from another, as a quantized one from its source
+    /// Tell how far models are from another, as quantized ones from their source
     Compare(compare::Args),
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),

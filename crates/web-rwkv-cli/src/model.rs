@@ -37,7 +37,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options { threads: self.threads.map(usize::from), level: self.simd }
     }
 
@@ -99,7 +99,17 @@ pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
     Ok(model.tokenizer().ok_or_else(|| no_vocabulary(model.file()))?)
 }
 
-fn no_vocabulary(file: &str) -> String {
+/// The tokens of a text file, of which there is at least one.
+pub(crate) fn tokens(tokenizer: &Tokenizer, path: &Path) -> Result<Vec<u32>> {
+    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let tokens = tokenizer.encode(text).map_err(|e| format!("{}: {e}", path.display()))?;
+    match tokens.is_empty() {
+        true => Err(format!("{}: expected at least one token, found none", path.display()).into()),
+        false => Ok(tokens),
+    }
+}
+
+pub(crate) fn no_vocabulary(file: &str) -> String {
     format!("{file}: the vocabulary is missing; --vocab gives one")
 }
 

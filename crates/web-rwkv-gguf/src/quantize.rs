@@ -58,8 +58,7 @@ impl Scheme {
         })
     }
 
-    /// The format of a tensor. Where rows are too short for blocks of 256 it is one of about the same size that has
-    /// blocks of 32, as with llama-quantize, and f16 where they do not fill those either.
+    /// The format of a tensor, one that its rows can have.
     pub fn format(&self, name: &str, tensor: &Tensor) -> Format {
         let &[_, columns] = &tensor.shape[..] else { return tensor.format };
         let lora = !name.ends_with(".weight");
@@ -69,19 +68,23 @@ impl Scheme {
             (false, "head.weight") => self.head,
             (false, _) => self.matrices,
         };
-        let fits = |format: &Format| columns.is_multiple_of(format.block_len());
-        [wanted, shorter(wanted)].into_iter().find(fits).unwrap_or(Format::F16)
+        wanted.for_rows_of(columns)
     }
 }
 
-/// The format with blocks of 32 that takes the place of one with blocks of 256.
-fn shorter(format: Format) -> Format {
-    match format {
-        Format::Q2K | Format::Q3K | Format::IQ4XS => Format::IQ4NL,
-        Format::Q4K => Format::Q5_0,
-        Format::Q5K => Format::Q5_1,
-        Format::Q6K => Format::Q8_0,
-        other => other,
+impl Format {
+    /// This format, if rows of so many values fill its blocks. Where they are too short for blocks of 256 it is one of
+    /// about the same size that has blocks of 32, as with llama-quantize, and f16 where they do not fill those either.
+    pub fn for_rows_of(self, columns: usize) -> Self {
+        let shorter = match self {
+            Self::Q2K | Self::Q3K | Self::IQ4XS => Self::IQ4NL,
+            Self::Q4K => Self::Q5_0,
+            Self::Q5K => Self::Q5_1,
+            Self::Q6K => Self::Q8_0,
+            other => other,
+        };
+        let fits = |format: &Self| columns.is_multiple_of(format.block_len());
+        [self, shorter].into_iter().find(fits).unwrap_or(Self::F16)
     }
 }
 

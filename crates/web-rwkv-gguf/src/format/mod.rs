@@ -103,6 +103,11 @@ macro_rules! formats {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// The format of this name; case does not matter.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
+            }
+
             /// Values in a block.
             pub fn block_len(self) -> usize {
                 match self { $(Self::$variant => $len,)* }
