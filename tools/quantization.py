@@ -37,7 +37,10 @@ class Lab:
         self.binary, self.folder = binary, folder
         self.source = str(folder / "source.gguf")
         self.run("convert", model, self.source, "--vocab", vocab)
-        self.judged, self.read = texts("hand-written", folder, mails), texts("generated-new-kinds", folder, 60)
+        self.judged, self.read = (
+            texts("hand-written", folder, mails),
+            texts("generated-new-kinds", folder, 60),
+        )
 
     def run(self, *args: str) -> list[dict]:
         done = subprocess.run([self.binary, *args, "--json"], stdout=subprocess.PIPE, check=True)
@@ -64,7 +67,13 @@ class Lab:
 
 def cells(found: dict) -> list[str]:
     size, kl, top = found["bytes"] / 2**20, found["kl_mean"], found["top1_agreement"]
-    return [f"{size:.1f}", f"{kl:.2e}", f"{found['kl_99']:.2e}", f"{100 * top:.2f} %", f"{found['perplexity_b']:.3f}"]
+    return [
+        f"{size:.1f}",
+        f"{kl:.2e}",
+        f"{found['kl_99']:.2e}",
+        f"{100 * top:.2f} %",
+        f"{found['perplexity_b']:.3f}",
+    ]
 
 
 def row(*columns: str) -> None:
@@ -93,14 +102,18 @@ def groups(lab: Lab) -> None:
     whole = Path(lab.quantized("f16.gguf", "--type", "f16")).stat().st_size
     for group in GROUPS:
         options = [("--type", "f16", "--tensor", f"{group}={kind}") for kind in kinds]
-        found = lab.compare([lab.quantized(f"{kind}.gguf", *o) for kind, o in zip(kinds, options, strict=True)])
+        found = lab.compare(
+            [lab.quantized(f"{kind}.gguf", *o) for kind, o in zip(kinds, options, strict=True)]
+        )
         # From f16 to q2_k a weight loses 16 − 84 · 8 / 256 bits.
         weights = (whole - found[0]["bytes"]) * 8 / (16 - 84 * 8 / 256)
         row(group, f"{weights / 1e6:.2f}", *[f"{f['kl_mean']:.2e}" for f in found])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("vocabulary")
     parser.add_argument("--binary", default=str(ROOT / "target/release/web-rwkv"))
