@@ -171,7 +171,7 @@ class Watched:
 
 
 def importance(model: Model, ids: np.ndarray) -> dict:
-    """How much each column of each matrix matters, relative to the mean."""
+    """How much each column of each matrix matters: the root of its mean square, relative to all of them."""
     names = [name for name, x in model.w.items() if name.endswith(".weight") and x.ndim == 2 and name != "emb.weight"]
     plain = dict(model.w)
     model.w.update({name: Watched(model.w[name]) for name in names})
@@ -180,7 +180,7 @@ def importance(model: Model, ids: np.ndarray) -> dict:
         model.forward(t)
     squares = {name: model.w[name].squares for name in names}
     model.w = plain
-    return {name: x / x.mean() for name, x in squares.items()}
+    return {name: np.sqrt(x / x.mean()) for name, x in squares.items()}
 
 
 def main() -> None:

@@ -14,9 +14,11 @@ use crate::{
     save::Importance,
 };
 
-/// Runs a model over the tokens of texts, each from the start, and gives, for each matrix that it multiplies, the mean square of each column's factor.
+/// Runs a model over the tokens of texts, each from the start, and gives, for each matrix that it multiplies, the root
+/// mean square of each column's factor, relative to all of them.
 ///
-/// A column that is never used keeps a thousandth of the mean, so that its weights do not go astray.
+/// The root, because columns that are large on one text are not on another (`docs/quantization.md`). A column that is
+/// never used keeps a thousandth, so that its weights do not go astray.
 ///
 /// # Errors
 /// As [`Model::from_checkpoint`] and [`Model::run`].
@@ -52,7 +54,8 @@ pub fn importance(
             _ => squares.get(&(tensor.data.as_ptr() as usize))?,
         };
         let mean = squares.iter().sum::<f64>() / squares.len().max(1) as f64;
-        let relative = squares.iter().map(|s| if mean > 0.0 { (s / mean).max(1e-3) as f32 } else { 1.0 });
+        let relative =
+            squares.iter().map(|s| if mean > 0.0 { (s / mean).max(1e-6).sqrt() as f32 } else { 1.0 });
         Some((name.clone(), relative.collect()))
     });
     Ok(matrices.collect())

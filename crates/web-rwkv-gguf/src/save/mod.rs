@@ -19,7 +19,7 @@ use crate::{
 /// Values that a thread takes at a time.
 const PART: usize = 1 << 18;
 
-/// How much each column of each matrix matters, by official name: mean squares of what it is multiplied with.
+/// How much each column of each matrix matters, by official name; from [`crate::importance`].
 pub type Importance = HashMap<String, Vec<f32>>;
 
 /// The format that a tensor, by official name, is written in.
