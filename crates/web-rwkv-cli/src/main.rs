@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod devices;
 mod embed;
 mod extract;
 mod generate;
@@ -47,6 +48,8 @@ enum Command {
     Embed(embed::Args),
     /// Turn a text into token ids, or ids into text
     Tokenize(tokenize::Args),
+    /// List the GPUs of this machine
+    Devices,
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&model, &args),
         Command::Embed(args) => embed::run(&model, &args),
         Command::Tokenize(args) => tokenize::run(&model, &args),
+        Command::Devices => devices::run(&model),
         Command::Bench(args) => bench::run(&model, &args),
     };
     match done {
