@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use web_rwkv_gguf::Level;
+use web_rwkv_gguf::{Level, Tier};
 
 fn number(text: &str, range: RangeInclusive<f32>, expected: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|n| range.contains(n));
@@ -27,4 +27,9 @@ pub(crate) fn level(name: &str) -> Result<Level, String> {
         let available = Level::ALL.iter().filter(|l| l.is_available()).map(Level::to_string);
         format!("expected one that this machine has: {}", available.collect::<Vec<_>>().join(", "))
     })
+}
+
+/// A tier of GPU kernels.
+pub(crate) fn tier(name: &str) -> Result<Tier, String> {
+    Tier::from_name(name).ok_or_else(|| "expected plain, subgroup or matrix".into())
 }

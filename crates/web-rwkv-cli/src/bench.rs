@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Times that each measurement is repeated
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
+    /// Print how long each operation takes on a GPU instead
+    #[arg(long)]
+    ops: bool,
 }
 
 /// One measurement, repeated.
@@ -47,6 +50,9 @@ impl Row {
 }
 
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
+    if args.ops {
+        return ops(common, args);
+    }
     let repeats = args.repeats as usize;
     // A length that is named twice is measured once: rows have names of their own.
     let mut lengths = vec![];
@@ -55,7 +61,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             lengths.push(*n)
         }
     });
-    let bar = Progress::new(lengths.len() + 7, "measurements");
+    let bar = Progress::new(lengths.len() + 5, "measurements");
     let mut rows: Vec<Row> = vec![];
     let mut measure = |name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<f64> {
         bar.message(name.clone());
@@ -90,7 +96,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         milliseconds(|| {
             let mut state = model.init_state();
             read(&model, &document, RnnOption::EmbedLast, &mut state)?;
-            black_box(state.as_slice().to_vec());
+            black_box(state.as_slice()?.to_vec());
             Ok(())
         })
     })?;
@@ -106,31 +112,70 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let state = model.init_state();
     measure("state back".into(), "ms", &mut || {
         milliseconds(|| {
-            black_box(state.as_slice().to_vec());
+            black_box(state.as_slice()?.to_vec());
             Ok(())
         })
     })?;
 
-    bar.message("memory bandwidth".into());
-    let bandwidth = peak::bandwidth(model.threads(), repeats);
-    bar.set(rows.len() + 1);
-    bar.message("arithmetic peak".into());
-    let arithmetic = peak::arithmetic(model.level(), model.threads(), repeats);
     bar.finish();
-
     let matrices = model.matrices();
     let bytes: usize = matrices.iter().map(|m| m.1).sum();
     let weights: usize = matrices.iter().map(|m| m.2).sum();
     let head = vocab * model.info().num_emb;
-    for (i, &length) in lengths.iter().enumerate() {
-        // The head runs on the last token only.
-        let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
-        let row = &mut rows[1 + i];
-        row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
+    let peaks = model.cpu().map(|(level, threads)| {
+        (peak::bandwidth(threads, repeats), peak::arithmetic(level, threads, repeats))
+    });
+    if let Some((bandwidth, arithmetic)) = peaks {
+        for (i, &length) in lengths.iter().enumerate() {
+            // The head runs on the last token only.
+            let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
+            let row = &mut rows[1 + i];
+            row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
+        }
+        let decode = &mut rows[1 + lengths.len()];
+        decode.percent = Some(("of memory bandwidth", 100.0 * decode.median() * bytes as f64 / bandwidth));
     }
-    let decode = &mut rows[1 + lengths.len()];
-    decode.percent = Some(("of memory bandwidth", 100.0 * decode.median() * bytes as f64 / bandwidth));
-    print(common.json, &model, bytes, bandwidth, arithmetic, &rows)?;
+    print(common.json, &model, bytes, peaks, &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Times of operations on a GPU, for decoding and for each prefill length.
+fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
+    let model = common.open_profiled()?;
+    let vocab = model.info().num_vocab;
+    let mut out = stdout().lock();
+    for length in [1].iter().chain(&args.lengths) {
+        let tokens = tokens(*length as usize, vocab);
+        let mut state = model.init_state();
+        let input = RnnInput::new(vec![RnnInputBatch::new(tokens, RnnOption::Last)], *length as usize);
+        for _ in 0..2 {
+            model.infer(&input, std::slice::from_mut(&mut state))?;
+        }
+        model.op_times(); // of the runs that compiled kernels and woke the device
+        for _ in 0..args.repeats {
+            model.infer(&input, std::slice::from_mut(&mut state))?;
+        }
+        let times = model.op_times();
+        let total: f64 = times.iter().map(|op| op.time.as_secs_f64()).sum();
+        let runs = f64::from(args.repeats);
+        writeln!(out, "{length} tokens: {:.3} ms", total / runs * 1e3)?;
+        for op in times {
+            let each = op.time.as_secs_f64() / op.count as f64;
+            let (bytes, work) = (op.bytes as f64 / op.count as f64, op.operations as f64 / op.count as f64);
+            let rates = match op.operations {
+                0 => String::new(),
+                _ => format!("{:8.0} GB/s {:7.1} TFLOP/s", bytes / each / 1e9, work / each / 1e12),
+            };
+            writeln!(
+                out,
+                "  {:44} {:4} x {:8.2} µs = {:5.1} % {rates}",
+                op.name,
+                op.count / args.repeats as usize,
+                each * 1e6,
+                op.time.as_secs_f64() / total * 100.0
+            )?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,14 +195,7 @@ fn tokens(len: usize, vocab: usize) -> Vec<u32> {
     (0..len).map(|i| (1 + (i * 7919) % (vocab - 1).max(1)) as u32).collect()
 }
 
-fn print(
-    json: bool,
-    model: &Model,
-    bytes: usize,
-    bandwidth: f64,
-    arithmetic: f64,
-    rows: &[Row],
-) -> Result<()> {
+fn print(json: bool, model: &Model, bytes: usize, peaks: Option<(f64, f64)>, rows: &[Row]) -> Result<()> {
     let mut out = stdout().lock();
     if json {
         let mut measured = Map::new();
@@ -171,8 +209,9 @@ fn print(
             measured.insert(row.name.clone(), entry);
         }
         let line = json!({
-            "model": model.file(), "simd": model.level().to_string(), "threads": model.threads(),
-            "bytes_per_token": bytes, "bandwidth_gb_s": bandwidth / 1e9, "arithmetic_gflop_s": arithmetic / 1e9,
+            "model": model.file(), "runs_on": model::runs_on(model),
+            "bytes_per_token": bytes, "bandwidth_gb_s": peaks.map(|p| p.0 / 1e9),
+            "arithmetic_gflop_s": peaks.map(|p| p.1 / 1e9),
             "measured": measured,
         });
         writeln!(out, "{line}")?;
@@ -189,14 +228,12 @@ fn print(
     for column in table.column_iter_mut().skip(1).take(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    writeln!(out, "{} · {} · {} threads", model.file(), model.level(), model.threads())?;
-    writeln!(
-        out,
-        "memory {:.1} GB/s · f32 arithmetic {:.1} GFLOP/s · {:.1} MB of weights per token",
-        bandwidth / 1e9,
-        arithmetic / 1e9,
-        bytes as f64 / 1e6,
-    )?;
+    writeln!(out, "{} · {}", model.file(), model::runs_on(model))?;
+    if let Some((bandwidth, arithmetic)) = peaks {
+        let (bandwidth, arithmetic) = (bandwidth / 1e9, arithmetic / 1e9);
+        writeln!(out, "memory {bandwidth:.1} GB/s · f32 arithmetic {arithmetic:.1} GFLOP/s")?;
+    }
+    writeln!(out, "{:.1} MB of weights per token", bytes as f64 / 1e6)?;
     writeln!(out, "{table}")?;
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     }
     let weights: usize = formats.values().map(|f| f.1).sum();
     let bytes: usize = formats.values().map(|f| f.2).sum();
-    let state = 4 * model.init_state().as_slice().len();
+    let state = 4 * model.init_state().len();
     let i = model.info();
     let load = load.as_secs_f64() * 1e3;
     let mut out = stdout().lock();
@@ -44,7 +44,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             "file": model.file(), "version": i.version.to_string(), "layers": i.num_layer, "channels": i.num_emb,
             "hidden": i.num_hidden, "heads": i.num_head, "head_size": i.head_size, "vocab": i.num_vocab,
             "tokenizer": model.tokenizer().is_some(), "weights": weights, "tensor_bytes": bytes, "formats": formats,
-            "state_bytes": state, "load_ms": load, "simd": model.level().to_string(), "threads": model.threads(),
+            "state_bytes": state, "load_ms": load, "runs_on": model::runs_on(&model),
         });
         writeln!(out, "{line}")?;
         return Ok(ExitCode::SUCCESS);
@@ -65,7 +65,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     writeln!(out, "{:12}{} of {}", "heads", i.num_head, i.head_size)?;
     writeln!(out, "{:12}{} tokens, {place}", "vocabulary", i.num_vocab)?;
     writeln!(out, "{:12}{}", "state", mib(state))?;
-    writeln!(out, "{:12}{load:.1} ms, {}, {} threads", "loaded in", model.level(), model.threads())?;
+    writeln!(out, "{:12}{load:.1} ms, {}", "loaded in", model::runs_on(&model))?;
     for (name, (tensors, weights, bytes)) in formats {
         writeln!(out, "{name:12}{tensors} tensors, {:.2} M weights, {}", weights as f64 / 1e6, mib(bytes))?;
     }

@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod compare;
 mod convert;
+mod devices;
 mod embed;
 mod extract;
 mod generate;
@@ -57,6 +58,8 @@ enum Command {
     Quantize(quantize::Args),
     /// Tell how far models are from another, as quantized ones from their source
     Compare(compare::Args),
+    /// List the GPUs of this machine
+    Devices,
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),
 }
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&model, &args),
         Command::Quantize(args) => quantize::run(&model, &args),
         Command::Compare(args) => compare::run(&model, &args),
+        Command::Devices => devices::run(&model),
         Command::Bench(args) => bench::run(&model, &args),
     };
     match done {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use web_rwkv_gguf::{
-    Level, Model, Options, Tokenizer,
+    Device, Level, Model, Options, Tier, Tokenizer,
     load::{Bytes, Checkpoint},
 };
 
@@ -31,6 +31,12 @@ pub(crate) struct Args {
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
     #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
+    /// What to run on: cpu, gpu, gpu:N as `devices` counts them, or auto
+    #[arg(long, global = true, value_name = "DEVICE", env = "WEB_RWKV_DEVICE", default_value = "auto")]
+    device: Device,
+    /// Kernels of a GPU: plain, subgroup or matrix; the best that it can run if absent
+    #[arg(long, global = true, value_name = "TIER", env = "WEB_RWKV_TIER", value_parser = arguments::tier)]
+    tier: Option<Tier>,
     /// Print JSON, also on a terminal
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -38,7 +44,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn options(&self) -> Options {
-        Options { threads: self.threads.map(usize::from), level: self.simd }
+        let threads = self.threads.map(usize::from);
+        Options { threads, level: self.simd, device: self.device, tier: self.tier, profile: false }
     }
 
     /// Opens the model; also says how long that took.
@@ -56,6 +63,11 @@ impl Args {
         let time = start.elapsed();
         waiting.finish();
         Ok((model, checkpoint, time))
+    }
+
+    /// The model, whose operations on a GPU are timed.
+    pub(crate) fn open_profiled(&self) -> Result<Model> {
+        Ok(Model::from_checkpoint(&self.checkpoint()?, Options { profile: true, ..self.options() })?)
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
@@ -91,6 +103,15 @@ impl Args {
             Some(path) => Checkpoint::open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
         })
+    }
+}
+
+/// What a model runs on, in words.
+pub(crate) fn runs_on(model: &Model) -> String {
+    match (model.gpu(), model.cpu()) {
+        (Some(gpu), _) => format!("{} ({}, {} kernels)", gpu.name, gpu.backend, gpu.tier),
+        (_, Some((level, threads))) => format!("{level}, {threads} threads"),
+        (None, None) => unreachable!("a model runs on something"),
     }
 }
 

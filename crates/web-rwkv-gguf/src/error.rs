@@ -80,6 +80,14 @@ pub enum Error {
         /// What was found.
         found: String,
     },
+    /// A GPU that is not there, has no memory left, was lost, or refuses something.
+    #[error("{device}: {what}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What it said.
+        what: String,
+    },
     /// A progress callback said to stop.
     #[error("stopped by its progress callback")]
     Stopped,

@@ -9,13 +9,14 @@ use crate::{
     Result,
     batch::{Progress, RnnInput, RnnOption},
     cpu::Watch,
+    gpu::Device,
     load::Checkpoint,
     model::{Model, Options},
     save::Importance,
 };
 
-/// Runs a model over the tokens of texts, each from the start, and gives, for each matrix that it multiplies, the root
-/// mean square of each column's factor, relative to all of them.
+/// Runs a model on the CPU over the tokens of texts, each from the start, and gives, for each matrix that it
+/// multiplies, the root mean square of each column's factor, relative to all of them.
 ///
 /// The root, because columns that are large on one text are not on another (`docs/quantization.md`). A column that is
 /// never used keeps a thousandth, so that its weights do not go astray.
@@ -34,6 +35,7 @@ pub fn importance(
         let mut squares = seen.lock().expect("no holder panics");
         add(squares.entry(weights.as_ptr() as usize).or_default(), x);
     });
+    let options = Options { device: Device::Cpu, ..options };
     let model = Model::watched(checkpoint, options, Some(watch))?;
     let mut head = vec![];
     let mut told = Progress { read: 0, total: texts.iter().map(Vec::len).sum() };

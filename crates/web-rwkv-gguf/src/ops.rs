@@ -22,6 +22,17 @@ pub(crate) enum Act {
     Add,
 }
 
+/// What activations are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Anything between operations.
+    Stream,
+    /// What products read: an executor may keep it in 16 bits.
+    Input,
+    /// Logits.
+    Output,
+}
+
 /// Weight and bias of a layer norm or group norm.
 pub(crate) struct Norm<O: Ops + ?Sized> {
     pub(crate) weight: O::Vector,
@@ -97,13 +108,13 @@ pub(crate) trait Ops {
     fn rows(&self, w: &Self::Matrix) -> usize;
 
     /// Activations of no tokens.
-    fn acts(&self, width: usize) -> Self::Acts;
-
-    /// Makes room for `tokens` rows; what they hold is left as it is.
-    fn resize(&self, acts: &mut Self::Acts, tokens: usize) -> Result<()>;
+    fn acts(&self, width: usize, kind: Kind) -> Self::Acts;
 
     /// Begins a chunk.
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>>;
+
+    /// Makes room for `tokens` rows, before the first operation; what they hold is left as it is.
+    fn resize(&self, b: &mut Self::Batch<'_>, acts: &mut Self::Acts, tokens: usize) -> Result<()>;
 
     /// Ends a chunk: what stands in some activations, `[T, width]` each. The states are then the new ones.
     fn end(&self, b: Self::Batch<'_>, wanted: &[&Self::Acts]) -> Result<Vec<Vec<f32>>>;

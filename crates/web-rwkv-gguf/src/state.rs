@@ -1,8 +1,12 @@
 //! The recurrent state of one sequence, as a value: make it, fork it (`clone`), save it, load it.
 
-use std::{fmt, fs, path::Path};
+use std::{
+    fmt, fs,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
-use crate::{Error, Result};
+use crate::{Error, Result, gpu::Slot};
 
 const MAGIC: &[u8; 8] = b"RWKVSTAT";
 const VERSION: u32 = 1;
@@ -16,10 +20,28 @@ const HEADER: usize = 8 + 4 + 4 + 8 + 3 * 4;
 /// (its input after ln1), rows 1 to N are the WKV state (row = key index j, column = head · N + value
 /// index i; the official PyTorch state is `S[head][i][j]`), row N + 1 is the token shift of the channel
 /// mix (its input after ln2).
-#[derive(Clone, Debug, PartialEq)]
+///
+/// A model that runs on a GPU leaves it there; it is fetched when it is looked at.
+#[derive(Clone)]
 pub struct State {
-    data: Vec<f32>,
+    /// The buffer, if there is no slot, or a copy of what is there; zeros if it is not set.
+    data: OnceLock<Vec<f32>>,
+    slot: Option<Arc<Slot>>,
     shape: StateShape,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+/// States are equal if their contents are, wherever they are kept; what cannot be fetched equals nothing.
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        let contents = (self.as_slice().ok(), other.as_slice().ok());
+        self.shape == other.shape && matches!(contents, (Some(a), Some(b)) if a == b)
+    }
 }
 
 /// Which model a state belongs to, and its sizes.
@@ -50,22 +72,75 @@ impl fmt::Display for StateShape {
 impl State {
     /// The state before any token: zeros.
     pub(crate) fn zero(shape: StateShape) -> Self {
-        let len = shape.len().expect("the sizes of an open model fit in memory");
-        Self { data: vec![0.0; len], shape }
+        Self { data: OnceLock::new(), slot: None, shape }
+    }
+
+    /// A state of these contents, which are as many as it has.
+    pub(crate) fn of(shape: StateShape, data: Vec<f32>) -> Self {
+        Self { data: OnceLock::from(data), slot: None, shape }
+    }
+
+    /// How many floats the state has.
+    #[allow(clippy::len_without_is_empty)] // no state is empty
+    pub fn len(&self) -> usize {
+        self.shape.len().expect("the sizes of an open model, or of what was read, fit in memory")
+    }
+
+    /// Whether the state is known to be that before any token.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.slot.is_none() && self.data.get().is_none()
+    }
+
+    /// Whether the state is kept on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.slot.is_some()
+    }
+
+    pub(crate) fn slot(&self) -> Option<&Arc<Slot>> {
+        self.slot.as_ref()
+    }
+
+    /// From now on the state is what a slot holds.
+    pub(crate) fn settle(&mut self, slot: Arc<Slot>) {
+        (self.data, self.slot) = (OnceLock::new(), Some(slot));
+    }
+
+    /// Fetches the state to this machine's memory, where it is then kept.
+    ///
+    /// # Errors
+    /// For a GPU that was lost.
+    pub fn to_host(&mut self) -> Result<()> {
+        self.as_slice()?;
+        self.slot = None;
+        Ok(())
     }
 
     pub(crate) fn shape(&self) -> StateShape {
         self.shape
     }
 
-    /// The buffer, `[L, N + 2, C]`.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.data
+    /// The buffer, `[L, N + 2, C]`; one that is on a GPU is fetched once.
+    ///
+    /// # Errors
+    /// For a GPU that was lost.
+    pub fn as_slice(&self) -> Result<&[f32]> {
+        if self.data.get().is_none() {
+            let data = match &self.slot {
+                Some(slot) => slot.read()?,
+                None => vec![0.0; self.len()],
+            };
+            self.data.get_or_init(|| data);
+        }
+        Ok(self.data.get().expect("set above"))
     }
 
     /// The buffer itself, without a copy.
-    pub fn into_vec(self) -> Vec<f32> {
-        self.data
+    ///
+    /// # Errors
+    /// As [`State::as_slice`].
+    pub fn into_vec(self) -> Result<Vec<f32>> {
+        self.as_slice()?;
+        Ok(self.data.into_inner().expect("fetched above"))
     }
 
     /// The sizes `[L, N + 2, C]`.
@@ -75,21 +150,22 @@ impl State {
 
     /// Replaces the contents by a buffer of the same layout.
     pub fn set(&mut self, data: Vec<f32>) -> Result<()> {
-        if data.len() != self.data.len() {
+        if data.len() != self.len() {
             return Err(Error::Request {
                 thing: "state buffer".into(),
-                expected: format!("{} floats", self.data.len()),
+                expected: format!("{} floats", self.len()),
                 found: data.len().to_string(),
             });
         }
-        self.data = data;
+        *self = Self::of(self.shape, data);
         Ok(())
     }
 
     /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]`, channel-mix shift `[C]`.
     pub(crate) fn layer(&mut self, layer: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
         let (rows, c) = (self.shape.rows(), self.shape.channels);
-        let layer = &mut self.data[layer * rows * c..][..rows * c];
+        let data = self.data.get_mut().expect("the CPU fetches states before it runs");
+        let layer = &mut data[layer * rows * c..][..rows * c];
         let (att, rest) = layer.split_at_mut(c);
         let (wkv, ffn) = rest.split_at_mut(rest.len() - c);
         (att, wkv, ffn)
@@ -97,8 +173,12 @@ impl State {
 
     /// The state as bytes: magic, version, layout tag, fingerprint of the model, sizes, floats; everything
     /// little-endian.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER + 4 * self.data.len());
+    ///
+    /// # Errors
+    /// As [`State::as_slice`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let data = self.as_slice()?;
+        let mut out = Vec::with_capacity(HEADER + 4 * data.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
         out.extend(LAYOUT.to_le_bytes());
@@ -106,10 +186,10 @@ impl State {
         for n in [self.shape.layers, self.shape.head_size, self.shape.channels] {
             out.extend((n as u32).to_le_bytes());
         }
-        out.resize(HEADER + 4 * self.data.len(), 0);
+        out.resize(HEADER + 4 * data.len(), 0);
         let (floats, _) = out[HEADER..].as_chunks_mut::<4>();
-        floats.iter_mut().zip(&self.data).for_each(|(b, x)| *b = x.to_le_bytes());
-        out
+        floats.iter_mut().zip(data).for_each(|(b, x)| *b = x.to_le_bytes());
+        Ok(out)
     }
 
     /// A state from the bytes that [`State::to_bytes`] gives; `name` stands for the file in errors. Which
@@ -143,15 +223,15 @@ impl State {
             let expected = format!("{layers} x {rows} x {channels} floats");
             return invalid("length", expected, format!("{} bytes", data.len()));
         }
-        Ok(Self { data: floats.iter().map(|b| f32::from_le_bytes(*b)).collect(), shape })
+        Ok(Self::of(shape, floats.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     /// Writes [`State::to_bytes`] to a file.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, and as [`State::as_slice`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        fs::write(path.as_ref(), self.to_bytes()).map_err(|e| Error::io(path.as_ref(), e))
+        fs::write(path.as_ref(), self.to_bytes()?).map_err(|e| Error::io(path.as_ref(), e))
     }
 
     /// Reads the file of a state.

@@ -15,7 +15,7 @@ fn a_prompt_that_is_read_ahead_changes_nothing() {
     let start = Generation::new(&prompt, model.init_state(), sampler, 6, vec![]).unwrap();
     let finish = |mut text: Generation| {
         while text.next(&model).unwrap().is_some() {}
-        (text.tokens().to_vec(), text.into_state().as_slice().to_vec())
+        (text.tokens().to_vec(), text.into_state().into_vec().unwrap())
     };
     let expected = finish(start.clone());
 

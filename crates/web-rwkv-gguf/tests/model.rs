@@ -154,7 +154,7 @@ fn gives_golden_vectors(golden: &str, path: &Path, limit: impl Fn(Level) -> f64)
             for (thing, got, want) in [
                 ("logits", &logits[..], part("logits")),
                 ("hidden", &hidden, part("hidden")),
-                ("state", state.as_slice(), want),
+                ("state", state.as_slice().unwrap(), want),
             ] {
                 let (nmse, limit) = (nmse(got, &want), limit(level));
                 assert!(nmse <= limit, "{level} {i} {thing}: nmse {nmse:e}, at most {limit:e}");
@@ -214,7 +214,7 @@ fn chunk_length_does_not_matter() {
         for size in [31, 32, 255, 256, 257, 512, 10_000] {
             let (l, s) = run(size);
             close(&l, &logits, limit);
-            close(s.as_slice(), state.as_slice(), limit);
+            close(s.as_slice().unwrap(), state.as_slice().unwrap(), limit);
         }
     }
 }
@@ -236,7 +236,7 @@ fn a_ragged_batch_in_permuted_slots_gives_what_single_runs_give() {
                 assert!(output.0[slot].is_empty() && states[slot] == model.init_state());
             } else {
                 close(&output.0[slot], &single, *limit);
-                close(states[slot].as_slice(), state.as_slice(), *limit);
+                close(states[slot].as_slice().unwrap(), state.as_slice().unwrap(), *limit);
             }
         }
     }

@@ -183,10 +183,10 @@ impl Model {
         Tokenizer::of(self.open()?).map_err(raise)
     }
 
-    /// Threads that the model computes on.
+    /// Threads that the model computes on; 0 on a GPU.
     #[getter]
     fn threads(&self) -> PyResult<usize> {
-        Ok(self.open()?.engine.threads())
+        Ok(self.open()?.engine.cpu().map_or(0, |(_, threads)| threads))
     }
 
     /// The state before any token: zeros.
@@ -249,7 +249,7 @@ impl Model {
         py: Python<'py>,
         device: StateDevice,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        Ok(PyArray1::from_vec(py, self.back_state(py, device)?.0.into_vec()))
+        Ok(PyArray1::from_vec(py, self.back_state(py, device)?.0.into_vec().map_err(raise)?))
     }
 
     /// Reads T tokens on from the live state, `token_chunk_size` at a time, and gives what `option` says: by

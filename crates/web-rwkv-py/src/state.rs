@@ -50,7 +50,8 @@ impl State {
     /// Take `.copy()` of it, or `Model.back_state_numpy`, for an array to write to; `Model.state_from_numpy` makes
     /// a state of that again.
     fn to_numpy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let data = ArrayView1::from(slf.get().0.as_slice());
+        let state = &slf.get().0;
+        let data = ArrayView1::from(state.as_slice().map_err(raise)?);
         // SAFETY: the array holds a reference to the state, whose buffer is never moved or written: the class
         // is frozen and nothing in it has interior mutability. And numpy never writes to it, as the array is
         // made read-only before anyone has it, and cannot be made writeable: a State exports no buffer.
@@ -60,8 +61,8 @@ impl State {
     }
 
     /// The buffer as a list of `L * (N + 2) * C` numbers; slow, `to_numpy` is not.
-    fn to_list(&self) -> Vec<f32> {
-        self.0.as_slice().to_vec()
+    fn to_list(&self) -> PyResult<Vec<f32>> {
+        Ok(self.0.as_slice().map_err(raise)?.to_vec())
     }
 
     /// A state of its own with the same contents.
@@ -88,12 +89,12 @@ impl State {
         self.deep_clone(py)
     }
 
-    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.0.to_bytes()))
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &py.detach(|| self.0.to_bytes()).map_err(raise)?))
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyAny>, (Bound<'py, PyBytes>,)) {
-        (slf.get_type().into_any(), (slf.get().__bytes__(slf.py()),))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        Ok((slf.get_type().into_any(), (slf.get().__bytes__(slf.py())?,)))
     }
 
     fn __repr__(&self) -> String {
@@ -129,7 +130,7 @@ impl Floats {
     /// `state` with these contents.
     pub(crate) fn state(self, mut state: engine::State) -> engine::Result<engine::State> {
         let Self { shape, bytes } = self;
-        let (dims, len) = (state.dims(), state.as_slice().len());
+        let (dims, len) = (state.dims(), state.len());
         if shape != dims && shape != [len] {
             return Err(engine::Error::Request {
                 thing: "state array".into(),

@@ -3,6 +3,6 @@
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(state) = web_rwkv_gguf::State::from_bytes("fuzz", data) {
-        assert_eq!(state.to_bytes(), data);
+        assert_eq!(state.to_bytes().unwrap(), data);
     }
 });

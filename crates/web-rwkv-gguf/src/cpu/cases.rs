@@ -183,7 +183,7 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
 
     let all = [x, h, y, last, t.w, t.a, t.k, t.v, t.g, t.kk, t.v_first].into_iter().chain(mixed);
     let all = all.flat_map(|acts| acts.data);
-    all.chain(states.into_iter().flat_map(State::into_vec)).collect()
+    all.chain(states.into_iter().flat_map(|s| s.into_vec().unwrap())).collect()
 }
 
 /// The same matrix of values around 0.03.

@@ -15,7 +15,8 @@ pub use level::Level;
 
 use crate::{
     Result, format,
-    ops::{Chunked, FileMatrix as Matrix, Gates, Heads, Norm, Ops, Product, Shift},
+    ops::{Chunked, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
+    state::State,
 };
 use pool::Pool;
 use rows::{Decay, Keys, Mix, Residual, row};
@@ -169,16 +170,17 @@ impl Ops for Cpu {
         w.rows
     }
 
-    fn acts(&self, width: usize) -> Acts {
+    fn acts(&self, width: usize, _: Kind) -> Acts {
         Acts::new(width)
     }
 
-    fn resize(&self, acts: &mut Acts, tokens: usize) -> Result<()> {
+    fn resize(&self, _: &mut Chunked<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
         acts.resize(tokens);
         Ok(())
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Chunked<'a>> {
+        chunk.states.iter_mut().try_for_each(State::to_host)?;
         Ok(chunk)
     }
 

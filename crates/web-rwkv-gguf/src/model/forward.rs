@@ -7,7 +7,7 @@ use crate::{
     batch::{Chunk, RnnOutput},
     format::Format,
     load::Checkpoint,
-    ops::{Act, Chunked, Norm, Ops, Product},
+    ops::{Act, Chunked, Kind, Norm, Ops, Product},
     state::State,
 };
 
@@ -69,9 +69,9 @@ impl<O: Ops> Net<O> {
         let o = &self.ops;
         Scratch {
             layer: layer_v7::Scratch::new(o, &self.layers, channels, hidden),
-            hidden: o.acts(channels),
-            selected: o.acts(channels),
-            logits: o.acts(vocab),
+            hidden: o.acts(channels, Kind::Stream),
+            selected: o.acts(channels, Kind::Input),
+            logits: o.acts(vocab, Kind::Output),
         }
     }
 
@@ -83,7 +83,10 @@ impl<O: Ops> Net<O> {
         let mut scratch =
             self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
         let t = &mut scratch.layer;
-        t.resize(o, chunk.tokens.len())?;
+        t.resize(o, b, chunk.tokens.len())?;
+        o.resize(b, &mut scratch.hidden, chunk.hidden.len())?;
+        o.resize(b, &mut scratch.selected, chunk.logits.len())?;
+        o.resize(b, &mut scratch.logits, chunk.logits.len())?;
         o.embed(b, &self.emb, &self.ln0, &mut t.x);
         for (i, l) in self.layers.iter().enumerate() {
             layer(o, b, i, l, self.sizes.head_size, t);
@@ -91,13 +94,10 @@ impl<O: Ops> Net<O> {
         let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
         let mut wanted = vec![];
         if !chunk.hidden.is_empty() {
-            o.resize(&mut scratch.hidden, chunk.hidden.len())?;
             o.norm_rows(b, &self.ln_out, &rows(&chunk.hidden), &t.x, &mut scratch.hidden);
             wanted.push((&chunk.hidden, &scratch.hidden, self.sizes.channels));
         }
         if !chunk.logits.is_empty() {
-            o.resize(&mut scratch.selected, chunk.logits.len())?;
-            o.resize(&mut scratch.logits, chunk.logits.len())?;
             o.norm_rows(b, &self.ln_out, &rows(&chunk.logits), &t.x, &mut scratch.selected);
             let (x, y) = (&scratch.selected, &mut scratch.logits);
             o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);

@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    ops::{Act::*, Gates, Heads, Norm, Ops, Product, Shift},
+    ops::{Act::*, Gates, Heads, Kind::*, Norm, Ops, Product, Shift},
 };
 
 use super::source::Source;
@@ -142,25 +142,25 @@ impl<O: Ops> Layer<O> {
 impl<O: Ops> Scratch<O> {
     /// Activations for the widest of `layers`.
     pub(crate) fn new(o: &O, layers: &[Layer<O>], channels: usize, hidden: usize) -> Self {
-        let c = || o.acts(channels);
+        let (c, input) = (|| o.acts(channels, Stream), || o.acts(channels, Input));
         let widest = |i: usize| layers.iter().map(|l| l.ranks(o)[i]).max().unwrap_or(0);
         Self {
             x: c(),
             h: c(),
-            mixed: [(); 6].map(|()| c()),
-            low: [0, 1, 2, 3].map(|i| o.acts(widest(i))),
+            mixed: [(); 6].map(|()| input()),
+            low: [0, 1, 2, 3].map(|i| o.acts(widest(i), Input)),
             heads: Heads { r: c(), w: c(), k: c(), v: c(), a: c(), g: c(), kk: c(), v_first: c(), nu: c() },
-            y: c(),
-            ffn: o.acts(hidden),
+            y: input(),
+            ffn: o.acts(hidden, Input),
         }
     }
 
     /// Makes room for so many tokens.
-    pub(crate) fn resize(&mut self, o: &O, tokens: usize) -> Result<()> {
+    pub(crate) fn resize(&mut self, o: &O, b: &mut O::Batch<'_>, tokens: usize) -> Result<()> {
         let Heads { r, w, k, v, a, g, kk, v_first, nu } = &mut self.heads;
         let heads = [r, w, k, v, a, g, kk, v_first, nu];
         let own = [&mut self.x, &mut self.h, &mut self.y, &mut self.ffn];
         let mut all = heads.into_iter().chain(own).chain(&mut self.mixed).chain(&mut self.low);
-        all.try_for_each(|acts| o.resize(acts, tokens))
+        all.try_for_each(|acts| o.resize(b, acts, tokens))
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     Error, Result,
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Cpu, Level, Watch},
+    gpu::{self, Device, DeviceInfo, Gpu, OpTime, Tier},
     load::{Bytes, Checkpoint},
     state::{State, StateShape},
     tokenizer::Tokenizer,
@@ -68,11 +69,33 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Instruction set; by default the best one of the machine.
     pub level: Option<Level>,
+    /// What the model runs on.
+    pub device: Device,
+    /// Kernels that a GPU runs; by default the best ones that it can.
+    pub tier: Option<Tier>,
+    /// Whether operations on a GPU are timed, for [`Model::op_times`].
+    pub profile: bool,
+}
+
+/// A model on its executor.
+enum Engine {
+    Cpu(Box<Net<Cpu>>),
+    Gpu(Box<Net<Gpu>>),
+}
+
+/// Runs `$body` with `$net` as the model on its executor.
+macro_rules! on {
+    ($engine:expr, $net:ident => $body:expr) => {
+        match $engine {
+            Engine::Cpu($net) => $body,
+            Engine::Gpu($net) => $body,
+        }
+    };
 }
 
 /// An open model. It is never changed: any number of threads may use it at once.
 pub struct Model {
-    net: Net<Cpu>,
+    engine: Engine,
     fingerprint: u64,
     file: String,
     tokenizer: Option<Tokenizer>,
@@ -110,7 +133,7 @@ impl Model {
         Self::watched(checkpoint, options, None)
     }
 
-    /// As [`Model::from_checkpoint`], with somebody who is told of all products.
+    /// As [`Model::from_checkpoint`], with somebody who is told of all products on a CPU.
     pub(crate) fn watched(checkpoint: &Checkpoint, options: Options, watch: Option<Watch>) -> Result<Self> {
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
@@ -129,17 +152,21 @@ impl Model {
             });
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
-        Ok(Self {
-            net: Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?,
-            fingerprint: fingerprint(checkpoint),
-            file: checkpoint.file.clone(),
-            tokenizer,
-        })
+        let on_gpu = |index| -> Result<Engine> {
+            let wanted = gpu::Wanted { index, tier: options.tier, profile: options.profile };
+            Ok(Engine::Gpu(Box::new(Net::new(Gpu::new(wanted, checkpoint)?, checkpoint)?)))
+        };
+        let engine = match options.device {
+            Device::Gpu(index) => on_gpu(index)?,
+            Device::Auto if gpu::has_gpu() => on_gpu(None)?,
+            _ => Engine::Cpu(Box::new(Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?)),
+        };
+        Ok(Self { engine, fingerprint: fingerprint(checkpoint), file: checkpoint.file.clone(), tokenizer })
     }
 
     /// The sizes of the model.
     pub fn info(&self) -> ModelInfo {
-        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.net.sizes;
+        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.sizes();
         ModelInfo {
             version: ModelVersion::V7,
             num_layer: layers,
@@ -171,27 +198,45 @@ impl Model {
         &self.file
     }
 
-    /// Instruction set that the model runs on.
-    pub fn level(&self) -> Level {
-        self.net.ops.level()
+    /// Instruction set and threads that the model runs on, if it runs on the CPU.
+    pub fn cpu(&self) -> Option<(Level, usize)> {
+        match &self.engine {
+            Engine::Cpu(net) => Some((net.ops.level(), net.ops.threads())),
+            Engine::Gpu(_) => None,
+        }
     }
 
-    /// Threads that the model runs on.
-    pub fn threads(&self) -> usize {
-        self.net.ops.threads()
+    /// The GPU that the model runs on, with the kernels that it runs.
+    pub fn gpu(&self) -> Option<&DeviceInfo> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Gpu(net) => Some(net.ops.info()),
+        }
+    }
+
+    /// How long operations took on a GPU since the last call, for a model that was opened to be profiled.
+    pub fn op_times(&self) -> Vec<OpTime> {
+        match &self.engine {
+            Engine::Cpu(_) => vec![],
+            Engine::Gpu(net) => net.ops.op_times(),
+        }
+    }
+
+    fn sizes(&self) -> Sizes {
+        on!(&self.engine, net => net.sizes)
     }
 
     /// Format of each matrix that decoding a token reads, with its bytes and number of weights.
     pub fn matrices(&self) -> Vec<(crate::format::Format, usize, usize)> {
-        self.net.matrices.clone()
+        on!(&self.engine, net => net.matrices.clone())
     }
 
     fn shape(&self) -> StateShape {
         StateShape {
             fingerprint: self.fingerprint,
-            layers: self.net.sizes.layers,
-            head_size: self.net.sizes.head_size,
-            channels: self.net.sizes.channels,
+            layers: self.sizes().layers,
+            head_size: self.sizes().head_size,
+            channels: self.sizes().channels,
         }
     }
 
@@ -276,7 +321,7 @@ impl Model {
         let batches = sequences.iter().map(|s| RnnInputBatch::new(s.as_ref(), option)).collect();
         let mut output = self.infer_with(&RnnInput::new(batches, token_chunk_size), states, progress)?.0;
         if pool == Pool::Mean {
-            output.iter_mut().for_each(|rows| *rows = mean(rows, self.net.sizes.channels));
+            output.iter_mut().for_each(|rows| *rows = mean(rows, self.sizes().channels));
         }
         Ok(output)
     }
@@ -307,7 +352,7 @@ impl Model {
         let mut read = 0;
         let mut flow = ControlFlow::Continue(());
         for chunk in input.chunks() {
-            self.net.forward(&chunk, states, &mut output)?;
+            on!(&self.engine, net => net.forward(&chunk, states, &mut output)?);
             read += chunk.tokens.len();
             flow = progress(Progress { read, total }).flow();
             if flow.is_break() {
@@ -328,7 +373,7 @@ impl Model {
             return mismatch("token_chunk_size", "at least 1".into(), "0".into());
         }
         states.iter().try_for_each(|s| self.check_state(s))?;
-        let vocab = self.net.sizes.vocab;
+        let vocab = self.sizes().vocab;
         match input.batches.iter().flat_map(|b| &b.tokens).find(|t| **t as usize >= vocab) {
             Some(&token) => Err(Error::Token { token, vocab }),
             None => Ok(()),

@@ -1,0 +1,185 @@
+//! Adapters: which there are, what they support, which one is used.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Error, Result};
+
+/// What a model runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// A GPU if the machine has one, the CPU otherwise. A software renderer is no GPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU: the one of this number in [`devices`], or the first.
+    Gpu(Option<usize>),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu(None) => f.write_str("gpu"),
+            Self::Gpu(Some(i)) => write!(f, "gpu:{i}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let number = name.strip_prefix("gpu:").and_then(|i| i.parse().ok());
+        match (name, number) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("gpu", _) => Ok(Self::Gpu(None)),
+            (_, Some(i)) => Ok(Self::Gpu(Some(i))),
+            _ => Err(Error::Request {
+                thing: "device".into(),
+                expected: "auto, cpu, gpu or gpu:N".into(),
+                found: format!("`{name}`"),
+            }),
+        }
+    }
+}
+
+/// Which kernels run on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Plain WGSL: runs everywhere.
+    Plain,
+    /// Sums by subgroups, products of f16.
+    Subgroup,
+    /// Also products of many tokens on matrix units.
+    Matrix,
+}
+
+impl Tier {
+    /// Every tier.
+    pub const ALL: &[Self] = &[Self::Plain, Self::Subgroup, Self::Matrix];
+
+    /// The tier of this name: `plain`, `subgroup` or `matrix`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|t| t.to_string() == name)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Subgroup => "subgroup",
+            Self::Matrix => "matrix",
+        })
+    }
+}
+
+/// A GPU of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its number, as in `gpu:N`.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// The API that it is reached by, such as `vulkan`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// The driver and its version.
+    pub driver: String,
+    /// The best kernels that it can run.
+    pub tier: Tier,
+    /// Smallest and largest size of a subgroup.
+    pub subgroup: (u32, u32),
+    /// Largest buffer that a kernel can see, in bytes.
+    pub binding_limit: u64,
+}
+
+/// The GPUs of this machine, the ones that are used first in front.
+pub fn devices() -> Vec<DeviceInfo> {
+    adapters().iter().enumerate().map(|(i, adapter)| info(i, adapter)).collect()
+}
+
+/// An adapter of this number, or the best.
+pub(super) fn adapter(index: Option<usize>) -> Result<(wgpu::Adapter, DeviceInfo)> {
+    let all = adapters();
+    let count = all.len();
+    let index = index.unwrap_or(0);
+    let found = all.into_iter().nth(index).map(|adapter| {
+        let info = info(index, &adapter);
+        (adapter, info)
+    });
+    found.ok_or_else(|| Error::Device {
+        device: format!("gpu:{index}"),
+        what: match count {
+            0 => "this machine has no GPU with a driver for Vulkan, Metal or DirectX 12".into(),
+            _ => format!("this machine has GPUs 0 to {}", count - 1),
+        },
+    })
+}
+
+/// Whether a GPU is there that is no software.
+pub(crate) fn has_gpu() -> bool {
+    adapters().first().is_some_and(|a| a.get_info().device_type != wgpu::DeviceType::Cpu)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let mut all = pollster::block_on(instance.enumerate_adapters(backends));
+    all.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    all
+}
+
+fn info(index: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
+    let i = adapter.get_info();
+    DeviceInfo {
+        index,
+        name: i.name,
+        backend: i.backend.to_string(),
+        kind: match i.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        },
+        driver: [i.driver, i.driver_info].join(" ").trim().into(),
+        tier: tier(adapter),
+        subgroup: (i.subgroup_min_size, i.subgroup_max_size),
+        binding_limit: adapter.limits().max_storage_buffer_binding_size,
+    }
+}
+
+/// The best tier of an adapter.
+fn tier(adapter: &wgpu::Adapter) -> Tier {
+    let i = adapter.get_info();
+    let has = |f| adapter.features().contains(f);
+    let subgroups = has(wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16) && i.subgroup_min_size >= 8;
+    // A tile belongs to a subgroup, so that its size must be known.
+    let fixed = i.subgroup_min_size == i.subgroup_max_size;
+    let f16 = |m: &wgpu::CooperativeMatrixProperties| {
+        (m.m_size, m.n_size, m.k_size) == (16, 16, 16)
+            && m.ab_type == wgpu::CooperativeScalarType::F16
+            && m.cr_type == wgpu::CooperativeScalarType::F32
+    };
+    let matrix = has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && adapter.cooperative_matrix_properties().iter().any(f16);
+    match (subgroups, matrix && fixed) {
+        (true, true) => Tier::Matrix,
+        (true, false) => Tier::Subgroup,
+        _ => Tier::Plain,
+    }
+}

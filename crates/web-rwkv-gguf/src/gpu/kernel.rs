@@ -1,0 +1,409 @@
+//! Kernels: put together from WGSL files, since the order of declarations does not matter in WGSL, and compiled once.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write},
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use super::{
+    Tier,
+    layout::{CHUNK, Layout, VECTOR},
+};
+
+/// A kernel for certain constants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kernel {
+    Embed {
+        layout: Layout,
+        width: usize,
+    },
+    Shift {
+        width: usize,
+        mixes: usize,
+    },
+    NormRows {
+        width: usize,
+    },
+    /// Products for a tile of few tokens, of matrices of at most so many columns.
+    Few {
+        layouts: Vec<Layout>,
+        tokens: usize,
+        columns: usize,
+    },
+    /// Products for many tokens.
+    Many {
+        layouts: Vec<Layout>,
+        tile: Tile,
+    },
+    Wkv7 {
+        head_size: usize,
+    },
+    CopyState,
+}
+
+/// How many rows and tokens a workgroup takes, if the kernel leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Tile {
+    Large,
+    Medium,
+    Small,
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |layouts: &[Layout]| layouts.iter().map(|l| l.name()).collect::<Vec<_>>().join("+");
+        match self {
+            Self::Embed { layout, .. } => write!(f, "embed {}", layout.name()),
+            Self::Shift { .. } => f.write_str("shift"),
+            Self::NormRows { .. } => f.write_str("norm_rows"),
+            Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
+            Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
+            Self::Wkv7 { head_size } => write!(f, "wkv7 of {head_size}"),
+            Self::CopyState => f.write_str("copy_state"),
+        }
+    }
+}
+
+/// Threads of a workgroup, if a kernel says nothing else.
+const THREADS: usize = 256;
+/// Rows and tokens of a workgroup of `project_many`.
+const TILE: (usize, usize) = (64, 64);
+/// Bytes of inputs that a workgroup of `project_few` holds.
+const SEGMENT_BYTES: usize = 12 << 10;
+
+/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, and the chunks of a step.
+struct MatrixTile {
+    rows: usize,
+    tokens: usize,
+    down: usize,
+    across: usize,
+    chunks: usize,
+}
+
+impl Tile {
+    /// As measured on an H100: see docs/kernels.md.
+    fn matrix(self) -> MatrixTile {
+        match self {
+            Self::Large => MatrixTile { rows: 128, tokens: 128, down: 2, across: 2, chunks: 1 },
+            Self::Medium => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2 },
+            Self::Small => MatrixTile { rows: 32, tokens: 64, down: 2, across: 2, chunks: 4 },
+        }
+    }
+}
+
+/// Compiles kernels for a device, and keeps them.
+pub(super) struct Kernels {
+    device: wgpu::Device,
+    layout: wgpu::PipelineLayout,
+    tier: Tier,
+    /// Size of a subgroup, the smallest that there may be.
+    lanes: usize,
+    compiled: Mutex<HashMap<Kernel, Arc<OnceLock<wgpu::ComputePipeline>>>>,
+}
+
+impl Kernels {
+    pub(super) fn new(device: &wgpu::Device, layout: wgpu::PipelineLayout, tier: Tier, lanes: usize) -> Self {
+        Self { device: device.clone(), layout, tier, lanes, compiled: Mutex::default() }
+    }
+
+    pub(super) fn get(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
+        let slot = self.compiled.lock().expect("no holder panics").entry(kernel.clone()).or_default().clone();
+        slot.get_or_init(|| self.compile(kernel)).clone()
+    }
+
+    fn compile(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
+        let (entry, source) = self.source(kernel);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(entry),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        // SAFETY: kernels index what their parameters describe, which lies in the buffers; every kernel is tested
+        // with outputs between sentinels.
+        let module = unsafe {
+            self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(entry),
+            layout: Some(&self.layout),
+            module: &module,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        })
+    }
+
+    /// The tile that keeps the device busy with products of so many rows, each by itself, and tokens.
+    pub(super) fn tile_for(&self, rows: &[usize], tokens: usize) -> Tile {
+        let busy = |tile: &Tile| {
+            let MatrixTile { rows: r, tokens: t, .. } = tile.matrix();
+            rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t) >= 100
+        };
+        match self.tier {
+            Tier::Matrix => [Tile::Large, Tile::Medium].into_iter().find(busy).unwrap_or(Tile::Small),
+            _ => Tile::Medium,
+        }
+    }
+
+    /// Rows and tokens of a workgroup of a product.
+    pub(super) fn tile(&self, kernel: &Kernel) -> (usize, usize) {
+        match kernel {
+            Kernel::Few { tokens, columns, .. } => {
+                (THREADS / self.row_lanes(*columns) * few_rows(*tokens), *tokens)
+            }
+            Kernel::Many { tile, .. } if self.tier == Tier::Matrix => {
+                (tile.matrix().rows, tile.matrix().tokens)
+            }
+            _ => TILE,
+        }
+    }
+
+    /// Threads that share a row of `project_few`: they should have several chunks each.
+    fn row_lanes(&self, columns: usize) -> usize {
+        let most = self.lanes.min(if columns >= 8192 { 32 } else { 16 });
+        (columns / CHUNK / 2).max(1).next_power_of_two().min(most)
+    }
+
+    /// The entry point and text of a kernel.
+    fn source(&self, kernel: &Kernel) -> (&'static str, String) {
+        let subgroups = self.tier >= Tier::Subgroup;
+        let (mut constants, mut layouts) = (vec![], vec![]);
+        let mut threads = THREADS;
+        let mut parts = vec![include_str!("kernels/part/bindings.wgsl")];
+        let (thread, sum) = if subgroups {
+            (
+                include_str!("kernels/part/thread_subgroup.wgsl"),
+                include_str!("kernels/part/sum_subgroup.wgsl"),
+            )
+        } else {
+            (include_str!("kernels/part/thread_plain.wgsl"), include_str!("kernels/part/sum_plain.wgsl"))
+        };
+        let store = include_str!("kernels/part/store.wgsl");
+        let norm = include_str!("kernels/part/norm.wgsl");
+        let job = include_str!("kernels/part/job.wgsl");
+        let decode = include_str!("kernels/part/decode.wgsl");
+        // What is there once for each layout, and the function that chooses among them.
+        let (mut each, mut choice) = (vec![], ("", "", ""));
+        let entry = match kernel {
+            Kernel::Embed { layout, width } => {
+                layouts = vec![*layout];
+                constants.push(("WIDTH", *width));
+                parts.extend([thread, sum, norm, include_str!("kernels/embed.wgsl")]);
+                each = vec![decode, include_str!("kernels/part/embed_row.wgsl")];
+                choice = ("embed_row", "t: Thread, row: u32, x: u32", "");
+                "embed"
+            }
+            Kernel::Shift { width, mixes } => {
+                constants.extend([("WIDTH", *width), ("MIXES", *mixes)]);
+                parts.extend([thread, sum, norm, store, include_str!("kernels/shift.wgsl")]);
+                "shift"
+            }
+            Kernel::NormRows { width } => {
+                constants.push(("WIDTH", *width));
+                parts.extend([thread, sum, norm, store, include_str!("kernels/norm_rows.wgsl")]);
+                "norm_rows"
+            }
+            Kernel::Few { layouts: of, tokens, columns } => {
+                layouts = of.clone();
+                let lanes = self.row_lanes(*columns);
+                // 9 vectors for each chunk.
+                let most = SEGMENT_BYTES / (9 * VECTOR * tokens);
+                let segment = most.min(columns / CHUNK).next_multiple_of(lanes) * CHUNK;
+                constants.extend([("LANES", lanes), ("ROWS", few_rows(*tokens)), ("TOKENS", *tokens)]);
+                constants.extend([("AHEAD", if *tokens > 2 { 1 } else { 2 }), ("SEGMENT", segment)]);
+                parts.extend([thread, store, job, include_str!("kernels/project_few.wgsl")]);
+                each = vec![include_str!("kernels/part/few_rows.wgsl")];
+                choice = ("rows", "t: Thread, job: Job, first: u32, token: u32", "Sums");
+                "project_few"
+            }
+            Kernel::Many { layouts: of, tile } if self.tier == Tier::Matrix => {
+                layouts = of.clone();
+                let MatrixTile { rows, tokens, down, across, chunks } = tile.matrix();
+                threads = self.lanes * down * across;
+                constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
+                constants.push(("CHUNKS", chunks));
+                parts.extend([thread, store, job, include_str!("kernels/project_matrix.wgsl")]);
+                each = vec![decode, include_str!("kernels/part/matrix_rows.wgsl")];
+                choice = ("product", "t: Thread, job: Job, first: u32, token: u32", "");
+                "project_matrix"
+            }
+            Kernel::Many { layouts: of, .. } => {
+                layouts = of.clone();
+                parts.extend([thread, store, job, include_str!("kernels/project_many.wgsl")]);
+                each = vec![decode, include_str!("kernels/part/many_row.wgsl")];
+                choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
+                "project_many"
+            }
+            Kernel::Wkv7 { head_size } => {
+                // Threads of a part lie in one subgroup; a part is of whole vectors of four.
+                let fits = |parts: &usize| head_size % (4 * parts) == 0 && *parts <= self.lanes;
+                let parts_of_column = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
+                threads = head_size / 4 * parts_of_column;
+                let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
+                constants.extend([("N", *head_size), ("PARTS", parts_of_column), ("TEAM", team)]);
+                constants.push(("BLOCK", (512 / head_size).max(1)));
+                parts.extend([thread, include_str!("kernels/wkv7.wgsl")]);
+                "wkv7"
+            }
+            Kernel::CopyState => {
+                parts.push(include_str!("kernels/copy_state.wgsl"));
+                "copy_state"
+            }
+        };
+        let mut head = String::new();
+        if subgroups {
+            head += "enable f16;\n";
+        }
+        if entry == "project_matrix" {
+            head += "enable wgpu_cooperative_matrix;\n";
+        }
+        head += if subgroups { "alias Input = f16;\n" } else { "alias Input = f32;\n" };
+        constants.push(("THREADS", threads));
+        let mut body = parts.concat();
+        if !layouts.is_empty() {
+            body += include_str!("kernels/part/formats.wgsl");
+            for layout in &layouts {
+                body += layout.source();
+                each.iter().for_each(|part| body += &part.replace("FORMAT", layout.name()));
+            }
+            let (name, parameters, result) = choice;
+            body += &choose(name, parameters, result, &layouts);
+        }
+        for (name, value) in &constants {
+            writeln!(head, "const {name}: u32 = {value}u;").expect("a string takes everything");
+        }
+        (entry, head + &unroll(body, &constants))
+    }
+}
+
+/// Rows of a thread of `project_few`.
+fn few_rows(tokens: usize) -> usize {
+    if tokens == 1 { 1 } else { 2 }
+}
+
+/// A function that calls the one of the layout of its job.
+fn choose(name: &str, parameters: &str, result: &str, layouts: &[Layout]) -> String {
+    let names: Vec<_> = parameters.split(", ").filter_map(|p| p.split(':').next()).collect();
+    let (arguments, arrow) = (names.join(", "), if result.is_empty() { "" } else { " -> " });
+    let mut text = format!("fn {name}({parameters}){arrow}{result} {{\n");
+    let (last, others) = layouts.split_last().expect("a product has a layout");
+    let give = if result.is_empty() { "" } else { "return " };
+    for (i, layout) in others.iter().enumerate() {
+        let after = if result.is_empty() { " return;" } else { "" };
+        let layout = layout.name();
+        writeln!(text, "    if job.format == {i}u {{ {give}{name}_{layout}({arguments});{after} }}")
+            .expect("a string takes everything");
+    }
+    writeln!(text, "    {give}{name}_{}({arguments});\n}}", last.name()).expect("a string takes everything");
+    text
+}
+
+/// Writes loops of up to this many rounds out.
+const ROUNDS: usize = 32;
+
+/// Writes loops `for (var i = 0u; i < n; i++)` out whose bounds are constants: drivers keep an array in registers only if
+/// its indices are constants, and not all of them do this by themselves (33 instead of 180 TFLOP/s on an H100).
+fn unroll(text: String, constants: &[(&str, usize)]) -> String {
+    let mut values: HashMap<&str, usize> = constants.iter().copied().collect();
+    let whole = text.clone();
+    for line in whole.lines() {
+        let constant = line.strip_prefix("const ").and_then(|l| l.split_once(": u32 = "));
+        if let Some((name, value)) =
+            constant.and_then(|(n, v)| Some((n, number(v.strip_suffix(';')?, &values)?)))
+        {
+            values.insert(name, value);
+        }
+    }
+    let (mut text, mut from) = (text, 0);
+    while let Some(at) = text[from..].find("for (var ").map(|at| from + at) {
+        from = at + 1;
+        let Some((name, rounds, step, open)) = loop_at(&text[at..], &values) else { continue };
+        let mut depth = 1;
+        let close = text[at + open..]
+            .find(|c| {
+                depth += match c {
+                    '{' => 1,
+                    '}' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            })
+            .expect("braces of kernels are closed");
+        let body = &text[at + open..at + open + close];
+        let out: String = (0..rounds)
+            .step_by(step)
+            .map(|i| format!("{{{}}}", with(body, name, &format!("{i}u"))))
+            .collect();
+        text = [&text[..at], &out, &text[at + open + close + 1..]].concat();
+        from = at;
+    }
+    text
+}
+
+/// Name, bound, step and the place behind the brace of a loop of few rounds.
+fn loop_at<'a>(text: &'a str, values: &HashMap<&str, usize>) -> Option<(&'a str, usize, usize, usize)> {
+    let (head, _) = text.split_once(") {")?;
+    let mut parts = head.strip_prefix("for (var ")?.split("; ");
+    let name = parts.next()?.strip_suffix(" = 0u")?;
+    let bound = parts.next()?.strip_prefix(name)?.strip_prefix(" < ")?;
+    let step = match parts.next()?.strip_prefix(name)? {
+        "++" => 1,
+        step => number(step.strip_prefix(" += ")?, values)?,
+    };
+    let rounds = number(bound, values).filter(|n| *n <= ROUNDS)?;
+    Some((name, rounds, step, head.len() + 3))
+}
+
+/// The value of a product or sum of constants, from left to right but for parentheses; `None` for anything else.
+fn number(text: &str, values: &HashMap<&str, usize>) -> Option<usize> {
+    let mut words = text.split(' ');
+    let value = |word: &str| {
+        let word = word.trim_matches(['(', ')']);
+        let digits = word.strip_suffix('u').unwrap_or(word);
+        digits.parse().ok().or_else(|| values.get(word).copied())
+    };
+    let mut total: usize = value(words.next()?)?;
+    while let Some(operation) = words.next() {
+        let next = value(words.next()?)?;
+        total = match operation {
+            "+" => total + next,
+            "-" => total.checked_sub(next)?,
+            "*" => total * next,
+            "/" => total.checked_div(next)?,
+            _ => return None,
+        };
+    }
+    Some(total)
+}
+
+/// A text with another word for `name`.
+fn with(text: &str, name: &str, word: &str) -> String {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(name) {
+        let (before, after) = (&rest[..at], &rest[at + name.len()..]);
+        out += before;
+        let whole = !out.ends_with(part) && !after.starts_with(part);
+        out += if whole { word } else { name };
+        rest = after;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_of_constant_bounds_are_written_out() {
+        let text = "const B: u32 = A / 2u;\nfor (var i = 0u; i < B; i++) { x[i] = ii; }";
+        let want = "const B: u32 = A / 2u;\n{ x[0u] = ii; }{ x[1u] = ii; }";
+        assert_eq!(unroll(text.into(), &[("A", 4)]), want);
+        let open = "for (var i = t; i < B; i += 2u) {}";
+        assert_eq!(unroll(open.into(), &[("B", 4)]), open);
+    }
+}

@@ -1,0 +1,165 @@
+// The recurrence of a head of a sequence, one workgroup: a thread has J rows of four columns of Sᵀ in registers; PARTS
+// threads share the columns. BLOCK tokens are fetched together; a TEAM of threads sums up what a token has.
+//
+// u = k k_k, kk = u / ‖u‖, k = k (1 + (a − 1) k_a)
+// S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ, y = S r
+// y = (norm(y) + (Σ r k r_k) v) g
+//
+// (S kk)(kk a)ᵀ is computed as (S u)(u a)ᵀ / ‖u‖².
+
+struct Params {
+    sequences: u32, // in the table
+    state: u32, // of this layer's S, in a slot
+    slot: u32, // size
+    width: u32,
+    r: u32,
+    w: u32,
+    k: u32,
+    v: u32,
+    a: u32,
+    g: u32,
+    v_first: u32,
+    first: u32, // whether this layer's v is v_first
+    k_k: u32,
+    k_a: u32,
+    r_k: u32,
+    weight: u32,
+    bias: u32,
+    eps: f32,
+    y: u32,
+    y_width: u32,
+}
+
+/// Rows of a thread.
+const J: u32 = N / PARTS;
+/// Channels of a block, in vectors of four.
+const SIZE: u32 = BLOCK * N / 4u;
+
+var<workgroup> rs: array<vec4<f32>, SIZE>;
+var<workgroup> ws: array<vec4<f32>, SIZE>;
+var<workgroup> ks: array<vec4<f32>, SIZE>;
+var<workgroup> us: array<vec4<f32>, SIZE>;
+var<workgroup> uas: array<vec4<f32>, SIZE>;
+var<workgroup> bonus: array<vec4<f32>, SIZE>; // r k r_k
+var<workgroup> vs: array<vec4<f32>, SIZE>;
+var<workgroup> ys: array<vec4<f32>, SIZE>;
+var<workgroup> stats: array<vec3<f32>, BLOCK>; // mean, 1 / deviation, Σ r k r_k
+
+@compute @workgroup_size(THREADS)
+fn wkv7(b: Builtins) {
+    let t = thread(b);
+    let head = b.workgroup.x * N;
+    let sequence = p.sequences + SEQUENCE * b.workgroup.y;
+    let start = table[sequence + 1u];
+    let len = table[sequence + 2u];
+    let i = t.index / PARTS;
+    let part = t.index % PARTS;
+    let state = table[sequence] * p.slot + p.state + part * J * p.width + head + 4u * i;
+    var s: array<vec4<f32>, J>;
+    for (var j = 0u; j < J; j++) {
+        let at = state + j * p.width;
+        s[j] = vec4(states[at], states[at + 1u], states[at + 2u], states[at + 3u]);
+    }
+    for (var done = 0u; done < len; done += BLOCK) {
+        let tokens = min(BLOCK, len - done);
+        workgroupBarrier();
+        for (var e = t.index; e < tokens * N / 4u; e += THREADS) {
+            let c = head + 4u * (e % (N / 4u));
+            let at = (start + done + e / (N / 4u)) * p.width + c;
+            let k = four(p.k + at);
+            let a = four(p.a + at);
+            let r = four(p.r + at);
+            let v = four(p.v + at);
+            let u = k * four_of(p.k_k + c);
+            let key = k * (1.0 + (a - 1.0) * four_of(p.k_a + c));
+            rs[e] = r;
+            ws[e] = four(p.w + at);
+            ks[e] = key;
+            us[e] = u;
+            uas[e] = u * a;
+            bonus[e] = r * key * four_of(p.r_k + c);
+            vs[e] = v;
+            if p.first != 0u {
+                for (var m = 0u; m < 4u; m++) {
+                    acts[p.v_first + at + m] = v[m];
+                }
+            }
+        }
+        workgroupBarrier();
+        for (var n = 0u; n < tokens; n++) {
+            let at = (n * N + part * J) / 4u;
+            var sa = vec4(0.0);
+            var square = 0.0;
+            for (var m = 0u; m < J / 4u; m++) {
+                let u = us[at + m];
+                for (var j = 0u; j < 4u; j++) {
+                    sa += s[4u * m + j] * u[j];
+                }
+                square += dot(u, u);
+            }
+            let scale = -1.0 / max(lanes_sum(t, PARTS, square), 1e-24);
+            for (var j = 0u; j < 4u; j++) {
+                sa[j] = lanes_sum(t, PARTS, sa[j]) * scale;
+            }
+            let v = vs[n * N / 4u + i];
+            var y = vec4(0.0);
+            for (var m = 0u; m < J / 4u; m++) {
+                let w = ws[at + m];
+                let ua = uas[at + m];
+                let k = ks[at + m];
+                let r = rs[at + m];
+                for (var j = 0u; j < 4u; j++) {
+                    s[4u * m + j] = s[4u * m + j] * w[j] + sa * ua[j] + v * k[j];
+                    y += s[4u * m + j] * r[j];
+                }
+            }
+            for (var j = 0u; j < 4u; j++) {
+                y[j] = lanes_sum(t, PARTS, y[j]);
+            }
+            if part == 0u {
+                ys[n * N / 4u + i] = y;
+            }
+        }
+        workgroupBarrier();
+        for (var first = 0u; first < tokens; first += THREADS / TEAM) {
+            let n = min(first + t.index / TEAM, tokens - 1u);
+            var mean = 0.0;
+            var gain = 0.0;
+            for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
+                mean += dot(ys[n * N / 4u + m], vec4(1.0));
+                gain += dot(bonus[n * N / 4u + m], vec4(1.0));
+            }
+            mean = lanes_sum(t, TEAM, mean) / f32(N);
+            gain = lanes_sum(t, TEAM, gain);
+            var variance = 0.0;
+            for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
+                let x = ys[n * N / 4u + m] - mean;
+                variance += dot(x, x);
+            }
+            variance = lanes_sum(t, TEAM, variance) / f32(N);
+            stats[n] = vec3(mean, inverseSqrt(variance + p.eps), gain);
+        }
+        workgroupBarrier();
+        for (var e = t.index; e < tokens * N / 4u; e += THREADS) {
+            let c = head + 4u * (e % (N / 4u));
+            let token = start + done + e / (N / 4u);
+            let f = stats[e / (N / 4u)];
+            let x = (ys[e] - f.x) * f.y * four_of(p.weight + c) + four_of(p.bias + c) + f.z * vs[e];
+            let y = x * four(p.g + token * p.width + c);
+            inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(clamp(y, vec4(-65504.0), vec4(65504.0)));
+        }
+    }
+    for (var j = 0u; j < J; j++) {
+        for (var m = 0u; m < 4u; m++) {
+            states[state + j * p.width + m] = s[j][m];
+        }
+    }
+}
+
+fn four(at: u32) -> vec4<f32> {
+    return vec4(acts[at], acts[at + 1u], acts[at + 2u], acts[at + 3u]);
+}
+
+fn four_of(at: u32) -> vec4<f32> {
+    return vec4(vectors[at], vectors[at + 1u], vectors[at + 2u], vectors[at + 3u]);
+}

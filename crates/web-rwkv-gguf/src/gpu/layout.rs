@@ -1,0 +1,206 @@
+//! How weights lie in the GPU's memory: rows of vectors of 16 bytes, with an own layout where a format's blocks are not
+//! of whole vectors. Every weight keeps its value.
+
+use std::thread;
+
+use crate::{
+    format::{self, Format, Portable, Quant, q4_0, q5_k, q6_k, with_quant},
+    ops::FileMatrix,
+};
+
+/// A layout, each with its `kernels/format/*.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Layout {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q4_0,
+    Q4K,
+    Q5K,
+    Q6K,
+    /// Codes of 8 bits with a scale and an offset in f32 for each 16: any other format.
+    Codes,
+}
+
+/// Values that kernels decode together.
+pub(super) const CHUNK: usize = 32;
+/// Bytes of a vector.
+pub(super) const VECTOR: usize = 16;
+
+impl Layout {
+    pub(super) fn of(format: Format) -> Self {
+        match format {
+            Format::F32 => Self::F32,
+            Format::F16 => Self::F16,
+            Format::BF16 => Self::BF16,
+            Format::Q8_0 => Self::Q8_0,
+            Format::Q4_0 => Self::Q4_0,
+            Format::Q4K => Self::Q4K,
+            Format::Q5K => Self::Q5K,
+            Format::Q6K => Self::Q6K,
+            _ => Self::Codes,
+        }
+    }
+
+    /// Its name in WGSL.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+            Self::Codes => "codes",
+        }
+    }
+
+    /// The file that decodes it.
+    pub(super) fn source(self) -> &'static str {
+        match self {
+            Self::F32 => include_str!("kernels/format/f32.wgsl"),
+            Self::F16 => include_str!("kernels/format/f16.wgsl"),
+            Self::BF16 => include_str!("kernels/format/bf16.wgsl"),
+            Self::Q8_0 => include_str!("kernels/format/q8_0.wgsl"),
+            Self::Q4_0 => include_str!("kernels/format/q4_0.wgsl"),
+            Self::Q4K => include_str!("kernels/format/q4_k.wgsl"),
+            Self::Q5K => include_str!("kernels/format/q5_k.wgsl"),
+            Self::Q6K => include_str!("kernels/format/q6_k.wgsl"),
+            Self::Codes => include_str!("kernels/format/codes.wgsl"),
+        }
+    }
+
+    /// Vectors of a row of `columns` values, which are a multiple of [`CHUNK`].
+    pub(super) fn stride(self, columns: usize) -> usize {
+        let planes = |codes: usize, scales: usize| codes + scales.div_ceil(VECTOR);
+        match self {
+            Self::F32 => columns / 4,
+            Self::F16 | Self::BF16 => columns / 8,
+            Self::Q8_0 => planes(columns / 16, columns / 32 * 2),
+            Self::Q4_0 => planes(columns / 32, columns / 32 * 2),
+            Self::Q4K => columns / 256 * 9,
+            Self::Q5K => columns / 256 * 11,
+            Self::Q6K => planes(columns / 256 * 13, columns / 256 * 2),
+            Self::Codes => columns / 32 * 3,
+        }
+    }
+}
+
+/// Columns that a row takes: whole chunks.
+pub(super) fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(CHUNK)
+}
+
+/// Writes rows `first..` of a matrix in its layout, on all threads of the machine; `out` is a whole number of rows, and
+/// zero.
+pub(super) fn pack(w: &FileMatrix, first: usize, out: &mut [u8]) {
+    let layout = Layout::of(w.format);
+    let from = w.format.row_bytes(w.columns).expect("checked when the model was opened");
+    let to = layout.stride(padded(w.columns)) * VECTOR;
+    let rows = out.len() / to;
+    let each = rows.div_ceil(num_cpus::get_physical()).max(1);
+    thread::scope(|scope| {
+        for (i, part) in out.chunks_mut(each * to).enumerate() {
+            let rows = &w.data[(first + i * each) * from..][..part.len() / to * from];
+            scope.spawn(move || {
+                for (row, out) in rows.chunks_exact(from).zip(part.chunks_exact_mut(to)) {
+                    pack_row(w.format, row, out);
+                }
+            });
+        }
+    });
+}
+
+fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
+    match Layout::of(format) {
+        Layout::F32 | Layout::F16 | Layout::BF16 => out[..row.len()].copy_from_slice(row),
+        Layout::Q4K => blocks(row, 144, out, 144, |block, out| {
+            out[..16].copy_from_slice(&block[..16]);
+            for (q, out) in block[16..].as_chunks::<32>().0.iter().zip(out[16..].as_chunks_mut::<32>().0) {
+                for i in 0..16 {
+                    let (a, b) = (q[2 * i], q[2 * i + 1]);
+                    (out[i], out[16 + i]) = (a & 15 | b << 4, a >> 4 | b & 0xf0);
+                }
+            }
+        }),
+        Layout::Q8_0 => {
+            let (codes, scales) = out.split_at_mut(row.len() / 34 * 32);
+            blocks(row, 34, codes, 32, |block, out| {
+                out.iter_mut().zip(&block[2..]).for_each(|(to, q)| *to = q ^ 0x80);
+            });
+            blocks(row, 34, scales, 2, |block, out| out.copy_from_slice(&block[..2]));
+        }
+        Layout::Q4_0 => {
+            let (codes, scales) = out.split_at_mut(row.len() / 18 * 16);
+            blocks(row, 18, codes, 16, |block, out| nibbles(&codes_of::<q4_0::Block>(block, 8)[0], out));
+            blocks(row, 18, scales, 2, |block, out| out.copy_from_slice(&block[..2]));
+        }
+        Layout::Q5K => blocks(row, 176, out, 176, |block, out| {
+            out[..16].copy_from_slice(&block[..16]);
+            for (c, q) in codes_of::<q5_k::Block>(block, 0).iter().enumerate() {
+                let fifth = q.iter().enumerate().fold(0_u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
+                out[16 + 4 * c..][..4].copy_from_slice(&fifth.to_le_bytes());
+                nibbles(q, &mut out[48 + 16 * c..][..16]);
+            }
+        }),
+        Layout::Q6K => {
+            let (codes, scales) = out.split_at_mut(row.len() / 210 * 208);
+            blocks(row, 210, codes, 208, |block, out| {
+                for (c, q) in codes_of::<q6_k::Block>(block, 32).iter().enumerate() {
+                    nibbles(q, &mut out[16 * c..][..16]);
+                    let high =
+                        q.iter().enumerate().fold(0_u64, |bits, (i, q)| bits | u64::from(q >> 4) << (2 * i));
+                    out[128 + 8 * c..][..8].copy_from_slice(&high.to_le_bytes());
+                }
+                out[192..].copy_from_slice(&block[192..208]);
+            });
+            blocks(row, 210, scales, 2, |block, out| out.copy_from_slice(&block[208..]));
+        }
+        Layout::Codes => with_quant!(format, Q => codes::<Q>(row, out), _ => unreachable!("it is in blocks")),
+    }
+}
+
+/// Takes blocks of `from` bytes to `to` bytes each.
+fn blocks(row: &[u8], from: usize, out: &mut [u8], to: usize, f: impl Fn(&[u8], &mut [u8])) {
+    row.chunks_exact(from).zip(out.chunks_exact_mut(to)).for_each(|(block, out)| f(block, out));
+}
+
+/// The codes of a block, `bias` added so that they have no sign.
+fn codes_of<Q: Quant>(block: &[u8], bias: u8) -> [[u8; CHUNK]; 8] {
+    let (mut codes, mut scale, mut offset) = ([[0; CHUNK]; 8], [0.0; 16], [0.0; 16]);
+    // SAFETY: portable bytes need no instructions.
+    unsafe { format::cast::<Q>(block)[0].unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
+    codes.map(|chunk| chunk.map(|q| q.wrapping_add(bias)))
+}
+
+/// The low halves of 32 codes.
+fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
+    out.iter_mut().zip(q.as_chunks::<2>().0).for_each(|(to, [a, b])| *to = a & 15 | b << 4);
+}
+
+/// Whether rows are in the file as they lie in the GPU's memory.
+pub(super) fn as_in_file(w: &FileMatrix) -> bool {
+    matches!(Layout::of(w.format), Layout::F32 | Layout::F16 | Layout::BF16)
+        && w.columns.is_multiple_of(CHUNK)
+}
+
+/// For each chunk 32 codes, then scale and offset of each 16.
+fn codes<Q: Quant>(row: &[u8], out: &mut [u8]) {
+    let (mut codes, mut scale, mut offset) = ([[0; CHUNK]; 8], [0.0; 16], [0.0; 16]);
+    for (block, out) in format::cast::<Q>(row).iter().zip(out.chunks_exact_mut(Q::LEN / CHUNK * 3 * VECTOR)) {
+        // SAFETY: portable bytes need no instructions.
+        unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
+        for (c, out) in out.chunks_exact_mut(3 * VECTOR).enumerate() {
+            out.iter_mut().zip(&codes[c]).for_each(|(to, q)| *to = q ^ 0x80);
+            for half in 0..2 {
+                let group = (CHUNK * c + 16 * half) / Q::GROUP;
+                let to = &mut out[CHUNK + 8 * half..][..8];
+                to[..4].copy_from_slice(&scale[group].to_le_bytes());
+                to[4..].copy_from_slice(&offset[group].to_le_bytes());
+            }
+        }
+    }
+}

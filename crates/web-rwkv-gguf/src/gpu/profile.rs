@@ -1,0 +1,96 @@
+//! How long dispatches take on the device.
+
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+
+use crate::Result;
+
+use super::Context;
+
+/// Timestamps of a batch; later dispatches are not timed.
+const QUERIES: u32 = 4096;
+
+/// Times of dispatches, added up by what they are.
+pub(super) struct Profile {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    nanoseconds: f64,
+    times: Mutex<BTreeMap<String, OpTime>>,
+}
+
+/// How often an operation ran on a GPU, and how long that took.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OpTime {
+    /// The kernel, and what it ran on.
+    pub name: String,
+    /// How often.
+    pub count: usize,
+    /// All together, from the end of the operation before to its own.
+    pub time: Duration,
+    /// Bytes of weights that it read.
+    pub bytes: u64,
+    /// Additions and multiplications of products.
+    pub operations: u64,
+}
+
+/// A dispatch of a batch that is timed.
+pub(super) struct Timed {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) operations: u64,
+}
+
+impl Profile {
+    pub(super) const FEATURES: wgpu::Features =
+        wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+
+    pub(super) fn new(context: &Context) -> Self {
+        let queries = context.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count: QUERIES,
+        });
+        let resolved = context.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 8 * u64::from(QUERIES),
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        let nanoseconds = f64::from(context.queue.get_timestamp_period());
+        Self { queries, resolved, nanoseconds, times: Mutex::default() }
+    }
+
+    /// Notes the time, as number `i` of a batch.
+    pub(super) fn stamp(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        if (i as u32) < QUERIES {
+            pass.write_timestamp(&self.queries, i as u32);
+        }
+    }
+
+    pub(super) fn resolve(&self, encoder: &mut wgpu::CommandEncoder, stamps: usize) {
+        encoder.resolve_query_set(&self.queries, 0..(stamps as u32).min(QUERIES), &self.resolved, 0);
+    }
+
+    /// Adds the times of a batch that has been submitted; stamp 0 stands before its first dispatch.
+    pub(super) fn add(&self, context: &Context, dispatches: Vec<Timed>) -> Result<()> {
+        let stamps = (dispatches.len() + 1).min(QUERIES as usize);
+        let mut at = vec![0_u64; stamps];
+        context.read(&[(&self.resolved, 0, 8 * stamps as u64)], |_, data| {
+            bytemuck::cast_slice_mut(&mut at).copy_from_slice(data);
+        })?;
+        let mut times = self.times.lock().expect("no holder panics");
+        for (timed, two) in dispatches.into_iter().zip(at.windows(2)) {
+            let Timed { name, bytes, operations } = timed;
+            let op = times.entry(name.clone()).or_insert_with(|| OpTime { name, ..OpTime::default() });
+            op.count += 1;
+            op.time += Duration::from_nanos((two[1].saturating_sub(two[0]) as f64 * self.nanoseconds) as u64);
+            op.bytes += bytes;
+            op.operations += operations;
+        }
+        Ok(())
+    }
+
+    /// The times so far, which are then forgotten.
+    pub(super) fn take(&self) -> Vec<OpTime> {
+        std::mem::take(&mut *self.times.lock().expect("no holder panics")).into_values().collect()
+    }
+}
