@@ -20,8 +20,9 @@ use sha2::{Digest, Sha256};
 use crate::{Result, progress::Progress};
 
 const HUB: &str = "https://huggingface.co";
-/// How the names of model files end.
+/// How the names of model files end, and those of vocabularies.
 const MODELS: [&str; 4] = ["gguf", "safetensors", "st", "pth"];
+const VOCABULARIES: [&str; 2] = ["txt", "json"];
 
 /// A file on the hub; where `file` is left out, the only model of the repository.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,20 +60,24 @@ fn is_plain(path: &str) -> bool {
     path.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && part.chars().all(plain))
 }
 
-fn is_model(file: &str) -> bool {
-    Path::new(file).extension().is_some_and(|e| MODELS.iter().any(|m| e == *m))
+fn ends(file: &str, extensions: &[&str]) -> bool {
+    Path::new(file).extension().is_some_and(|e| extensions.iter().any(|known| e == *known))
 }
 
 /// A file where a path is expected: the one at that path, or the one of that name, from the cache or else the hub.
 pub(crate) fn local(path: &Path) -> Result<PathBuf> {
     let named = path.to_str().filter(|_| !path.exists()).and_then(|p| p.parse::<Name>().ok());
-    match named {
-        // `models/x.gguf` is a file that is missing.
-        Some(name) if name.file.is_some() || !is_model(&name.repo) => {
-            let source = Source::new(name)?;
-            source.cached().map_or_else(|| source.fetch(), Ok)
-        }
-        _ => Ok(path.to_owned()),
+    // `models/x.gguf` is a file that is missing.
+    let is_file = |name: &str| ends(name, &MODELS) || ends(name, &VOCABULARIES);
+    let Some(name) = named.filter(|name| name.file.is_some() || !is_file(&name.repo)) else {
+        return Ok(path.to_owned());
+    };
+    let source = Source::new(name)?;
+    let fetched = source.cached().map_or_else(|| source.fetch(), Ok);
+    match source.name.file {
+        Some(_) => fetched,
+        // Perhaps a path was meant.
+        None => fetched.map_err(|e| format!("{e}; and there is no such file").into()),
     }
 }
 
@@ -109,7 +114,7 @@ impl Source {
         let folder = self.cache.path().join(self.repo.folder_name());
         let commit = fs::read_to_string(folder.join("refs").join(self.repo.revision())).ok()?;
         let files = fs::read_dir(folder.join("snapshots").join(commit)).ok()?;
-        let mut models = files.flatten().map(|f| f.path()).filter(|p| is_model(&p.to_string_lossy()));
+        let mut models = files.flatten().map(|f| f.path()).filter(|p| ends(&p.to_string_lossy(), &MODELS));
         models.next().filter(|_| models.next().is_none())
     }
 
@@ -167,7 +172,8 @@ impl Source {
 
     fn only_model(&self) -> Result<String> {
         let files = self.api.repo(self.repo.clone()).info().map_err(|e| self.error(e))?.siblings;
-        let mut models: Vec<_> = files.into_iter().map(|f| f.rfilename).filter(|f| is_model(f)).collect();
+        let mut models: Vec<_> =
+            files.into_iter().map(|f| f.rfilename).filter(|f| ends(f, &MODELS)).collect();
         if models.len() == 1 && is_plain(&models[0]) {
             return Ok(models.remove(0));
         }
@@ -249,7 +255,7 @@ mod tests {
         ] {
             assert_eq!(text.parse().ok(), expected, "{text}");
         }
-        for path in ["absent/model.gguf", "src", "Cargo.toml", "../a"] {
+        for path in ["absent/model.gguf", "absent/vocab.txt", "src", "Cargo.toml", "../a"] {
             assert_eq!(local(Path::new(path)).unwrap(), Path::new(path));
         }
     }

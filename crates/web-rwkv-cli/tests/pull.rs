@@ -321,7 +321,9 @@ fn errors_are_one_line_that_says_what_to_do() {
         ("RWKV/absent", "status 404"),
     ] {
         assert!(server.bad(&["pull", name]).contains(expected), "{name}");
-        assert!(server.bad(&["info", "--model", name]).contains(expected), "{name}");
+        let error = server.bad(&["info", "--model", name]);
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(error.ends_with("; and there is no such file\n"), !name.contains(':'), "{error}");
     }
     server.change(|hub| hub.files.clear());
     assert!(server.bad(&["pull", "RWKV/test"]).contains("expected one model, found none"));
