@@ -7,11 +7,13 @@ mod embed;
 mod extract;
 mod generate;
 mod html;
+mod hub;
 mod info;
 mod mail;
 mod model;
 mod peak;
 mod progress;
+mod pull;
 mod schema;
 mod tokenize;
 
@@ -50,6 +52,8 @@ enum Command {
     Tokenize(tokenize::Args),
     /// List the GPUs of this machine
     Devices,
+    /// Fetch a model from the Hugging Face hub, and print where it is
+    Pull(pull::Args),
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),
 }
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&model, &args),
         Command::Tokenize(args) => tokenize::run(&model, &args),
         Command::Devices => devices::run(&model),
+        Command::Pull(args) => pull::run(&model, &args),
         Command::Bench(args) => bench::run(&model, &args),
     };
     match done {
