@@ -41,6 +41,9 @@ const IN_FLIGHT: usize = 64 << 20;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
 const FEW: usize = 4;
 const BINDINGS: usize = 7;
+/// Products of a dispatch at most, and words of each.
+const JOBS: usize = 8;
+const JOB: usize = 14;
 /// Tokens of a chunk, at first and at most: more at a time are quicker, but a submission must not run so long that a
 /// watchdog, or the screen, minds it.
 const CHUNKS: (usize, usize) = (256, 2048);
@@ -582,7 +585,8 @@ impl Gpu {
         let mut pieces: Vec<(&Job<'_>, &Piece)> =
             jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
         pieces.sort_by_key(|(_, piece)| piece.buffer);
-        for together in pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer) {
+        let groups = pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer);
+        for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
             layouts.sort_unstable();
             layouts.dedup();
@@ -618,7 +622,13 @@ impl Gpu {
                 ]);
                 groups += piece.rows.div_ceil(rows_of_group);
             }
-            let params = [at, together.len() as u32, tokens as u32];
+            let jobs = &b.recording.table[at as usize..];
+            let firsts = jobs.chunks_exact(JOB).map(|job| job[0]).chain([u32::MAX; JOBS]);
+            let params: Vec<_> = [at, tokens as u32]
+                .into_iter()
+                .chain(jobs[..JOB].iter().copied())
+                .chain(firsts.take(JOBS).skip(1))
+                .collect();
             let buffer = together[0].1.buffer;
             self.dispatch(b, buffer, &kernel, &params, (groups, tokens.div_ceil(tokens_of_group)));
             if let Some(timed) = b.recording.timed.last_mut() {
