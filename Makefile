@@ -8,7 +8,7 @@ DEMO := models/rwkv7-mail/demo
 
 PIP := $(VENV)/bin/pip install -q --disable-pip-version-check
 
-.PHONY: demo command test lint bench accuracy witness python
+.PHONY: demo command test training-test lint bench accuracy witness python
 
 demo:
 	@$(MAKE) --no-print-directory -j2 command $(VENV)/done
@@ -29,6 +29,14 @@ test: witness python
 	WITNESS_DIR=$(WITNESS) $(VENV)/bin/pytest -q -rs crates/web-rwkv-py
 	$(VENV)/bin/pytest -q -rs crates/web-rwkv-cli
 	cd email-agent && $(CURDIR)/$(VENV)/bin/pytest -q -rs
+	cd training && $(CURDIR)/$(VENV)/bin/pytest -q -rs
+
+# All tests of training/; those that train need PyTorch, several GB, which has an environment of its own.
+training-test: python
+	$(PYTHON) -m venv training/.venv
+	training/.venv/bin/pip install -q --disable-pip-version-check -r training/requirements.txt
+	training/.venv/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(WHEEL)/*.whl
+	cd training && .venv/bin/pytest -q -rs
 
 # The module web_rwkv_py, as a wheel for every Python from 3.9 on, and the email agent.
 python: $(VENV)/done
@@ -64,6 +72,7 @@ lint: python
 	cd crates/web-rwkv-py && $(CURDIR)/$(VENV)/bin/mypy
 	cd email-agent && $(CURDIR)/$(VENV)/bin/ruff check . && $(CURDIR)/$(VENV)/bin/ruff format --check .
 	cd email-agent && $(CURDIR)/$(VENV)/bin/mypy
+	cd training && $(CURDIR)/$(VENV)/bin/ruff check . && $(CURDIR)/$(VENV)/bin/ruff format --check .
 
 # Exact match and token F1 of the embedded model: hand-written mails, and generated ones of kinds that it was trained
 # on and of new kinds, on which the bias on "none" was chosen.

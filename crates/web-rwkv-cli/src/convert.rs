@@ -19,7 +19,7 @@ use crate::{Result, model, progress::Progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Model file
+    /// Model, as with --model
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// File to write: GGUF if its name ends in .gguf, safetensors with official names if in .safetensors or .st
@@ -54,7 +54,8 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
 
 /// The checkpoint in a file, with the vocabulary of `--vocab`.
 pub(crate) fn open(common: &model::Args, path: &Path) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(path)?;
+    let common = common.with_model(Some(path)).local()?;
+    let checkpoint = common.checkpoint()?;
     Ok(match &common.vocab {
         Some(path) => checkpoint.with_vocab(Tokenizer::open(path)?.into_vocab()),
         None => checkpoint,

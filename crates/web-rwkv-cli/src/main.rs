@@ -10,11 +10,13 @@ mod embed;
 mod extract;
 mod generate;
 mod html;
+mod hub;
 mod info;
 mod mail;
 mod model;
 mod peak;
 mod progress;
+mod pull;
 mod quantize;
 mod schema;
 mod tokenize;
@@ -60,6 +62,8 @@ enum Command {
     Compare(compare::Args),
     /// List the GPUs of this machine
     Devices,
+    /// Fetch a model from the Hugging Face hub, and print where it is
+    Pull(pull::Args),
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),
 }
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(&model, &args),
         Command::Compare(args) => compare::run(&model, &args),
         Command::Devices => devices::run(&model),
+        Command::Pull(args) => pull::run(&model, &args),
         Command::Bench(args) => bench::run(&model, &args),
     };
     match done {

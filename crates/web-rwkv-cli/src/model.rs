@@ -11,7 +11,7 @@ use web_rwkv_gguf::{
     load::{Bytes, Checkpoint},
 };
 
-use crate::{Result, arguments, progress::Progress};
+use crate::{Result, arguments, hub, progress::Progress};
 
 static EMBEDDED: &[u8] = include_bytes!("../../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
 const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
@@ -19,7 +19,7 @@ const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
 /// Options of every command.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// GGUF or safetensors file; the embedded mail model if absent
+    /// GGUF or safetensors file, or OWNER/REPO[:FILE] on the Hugging Face hub; the embedded mail model if absent
     #[arg(long, global = true, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Vocabulary file (.txt or .json) instead of the model's own; safetensors files have none
@@ -56,10 +56,11 @@ impl Args {
 
     /// As [`Args::open`], with the tensors of the file.
     pub(crate) fn open_with_tensors(&self) -> Result<(Model, Checkpoint, Duration)> {
+        let args = self.local()?;
         let waiting = Progress::spinner("loading the model");
         let start = Instant::now();
-        let checkpoint = self.checkpoint()?;
-        let model = self.model(&checkpoint)?;
+        let checkpoint = args.checkpoint()?;
+        let model = args.model(&checkpoint)?;
         let time = start.elapsed();
         waiting.finish();
         Ok((model, checkpoint, time))
@@ -67,11 +68,12 @@ impl Args {
 
     /// The model, whose operations on a GPU are timed.
     pub(crate) fn open_profiled(&self) -> Result<Model> {
-        Ok(Model::from_checkpoint(&self.checkpoint()?, Options { profile: true, ..self.options() })?)
+        Ok(Model::from_checkpoint(&self.local()?.checkpoint()?, Options { profile: true, ..self.options() })?)
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
-        self.model(&self.checkpoint()?)
+        let args = self.local()?;
+        args.model(&args.checkpoint()?)
     }
 
     fn model(&self, checkpoint: &Checkpoint) -> Result<Model> {
@@ -84,10 +86,11 @@ impl Args {
 
     /// The tokenizer alone.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        if let Some(path) = &self.vocab {
+        let args = self.local()?;
+        if let Some(path) = &args.vocab {
             return Ok(Tokenizer::open(path)?);
         }
-        let Checkpoint { vocab, file, .. } = self.checkpoint()?;
+        let Checkpoint { vocab, file, .. } = args.checkpoint()?;
         Ok(Tokenizer::new(vocab.ok_or_else(|| no_vocabulary(&file))?))
     }
 
@@ -97,8 +100,14 @@ impl Args {
         Self { model, vocab: self.vocab.clone(), ..*self }
     }
 
+    /// These options with files in the place of names.
+    pub(crate) fn local(&self) -> Result<Self> {
+        let local = |path: &Option<PathBuf>| path.as_deref().map(hub::local).transpose();
+        Ok(Self { model: local(&self.model)?, vocab: local(&self.vocab)?, ..*self })
+    }
+
     /// What is in the file of the model.
-    fn checkpoint(&self) -> Result<Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(match &self.model {
             Some(path) => Checkpoint::open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,

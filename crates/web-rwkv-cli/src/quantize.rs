@@ -14,7 +14,7 @@ use crate::{Result, convert, model, progress::Progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Model file
+    /// Model, as with --model
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// GGUF file to write

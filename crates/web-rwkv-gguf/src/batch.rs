@@ -60,7 +60,8 @@ impl RnnInputBatch {
 pub struct RnnInput {
     /// The sequences.
     pub batches: Vec<RnnInputBatch>,
-    /// At most so many tokens of all sequences together go through the model at a time.
+    /// At most so many tokens of all sequences together go through the model at a time. A GPU takes more, as long as
+    /// that takes no more than a moment.
     pub token_chunk_size: usize,
 }
 
@@ -73,9 +74,9 @@ impl RnnInput {
         Self { batches, token_chunk_size }
     }
 
-    /// Cuts the request into chunks; sequences advance side by side.
-    pub(crate) fn chunks(&self) -> Vec<Chunk> {
-        let size = self.token_chunk_size.max(1);
+    /// Cuts the request into chunks of at most `size` tokens; sequences advance side by side.
+    pub(crate) fn chunks(&self, size: usize) -> Vec<Chunk> {
+        let size = size.max(1);
         let mut done = vec![0; self.batches.len()];
         let mut chunks = vec![];
         loop {
@@ -192,7 +193,7 @@ mod tests {
                 .collect();
             let input = RnnInput::new(batches.clone(), size);
             let mut seen: Vec<Vec<u32>> = vec![vec![]; 4];
-            for chunk in input.chunks() {
+            for chunk in input.chunks(size) {
                 assert!(!chunk.tokens.is_empty() && chunk.tokens.len() <= size);
                 assert_eq!(chunk.logits.len(), chunk.tokens.len());
                 for s in &chunk.seqs {

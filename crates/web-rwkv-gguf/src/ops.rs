@@ -88,6 +88,8 @@ pub(crate) struct Chunked<'a> {
     pub(crate) tokens: &'a [u32],
     pub(crate) seqs: &'a [Sequence],
     pub(crate) states: &'a mut [State],
+    /// Rows that are wanted: hidden vectors, logits.
+    pub(crate) rows: [&'a [usize]; 2],
 }
 
 /// An executor: makes weights and activations, and runs operations on them for the tokens of a batch.
@@ -110,11 +112,27 @@ pub(crate) trait Ops {
     /// Activations of no tokens.
     fn acts(&self, width: usize, kind: Kind) -> Self::Acts;
 
+    /// Tokens that an executor takes at a time without harm, even if fewer are asked for.
+    fn least_chunk(&self) -> usize {
+        1
+    }
+
     /// Begins a chunk.
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>>;
 
     /// Makes room for `tokens` rows, before the first operation; what they hold is left as it is.
     fn resize(&self, b: &mut Self::Batch<'_>, acts: &mut Self::Acts, tokens: usize) -> Result<()>;
+
+    /// Whether the operations of a chunk like this one are recorded already.
+    fn is_recorded(&self, _: &Self::Batch<'_>) -> bool {
+        false
+    }
+
+    /// Lets the recorded operations run, after which some activations are wanted. True if they should be recorded again,
+    /// ahead of the next chunk.
+    fn submit(&self, _: &mut Self::Batch<'_>, _wanted: &[&Self::Acts]) -> bool {
+        false
+    }
 
     /// Ends a chunk: what stands in some activations, `[T, width]` each. The states are then the new ones.
     fn end(&self, b: Self::Batch<'_>, wanted: &[&Self::Acts]) -> Result<Vec<Vec<f32>>>;

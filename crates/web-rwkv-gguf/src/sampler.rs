@@ -93,7 +93,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let o = self.options;
         self.counts.resize(logits.len(), 0.0);
-        let mut candidates: Vec<(usize, f32)> = logits
+        let candidates: Vec<(usize, f32)> = logits
             .iter()
             .zip(&self.counts)
             .map(|(x, n)| if *n > 0.0 { x - o.presence_penalty - o.frequency_penalty * n } else { *x })
@@ -108,7 +108,6 @@ impl Sampler {
                 .expect("there are logits")
                 .0
         } else {
-            candidates.sort_by(|a, b| b.1.total_cmp(&a.1));
             self.draw(candidates)
         };
         self.counts.iter_mut().for_each(|n| *n *= o.penalty_decay);
@@ -116,18 +115,31 @@ impl Sampler {
         token as u32
     }
 
-    /// Draws from candidates in falling order of their logits.
+    /// Draws from candidates.
     fn draw(&mut self, mut candidates: Vec<(usize, f32)>) -> usize {
         let o = self.options;
-        let best = candidates[0].1;
+        let best = candidates.iter().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
         let total: f32 = candidates.iter().map(|(_, x)| (x - best).exp()).sum();
-        let mut sum = 0.0;
-        let kept = candidates.iter().take_while(|(_, x)| {
-            let before = sum;
-            sum += (x - best).exp() / total;
-            before < o.top_p
-        });
-        let kept = kept.count().max(1).min(if o.top_k == 0 { usize::MAX } else { o.top_k });
+        let most = if o.top_k == 0 { candidates.len() } else { o.top_k.min(candidates.len()) };
+        // Seldom are many kept, so only as many are sorted as it takes.
+        let mut sorted = 64;
+        let kept = loop {
+            sorted = most.min(sorted);
+            let falling = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+            candidates.select_nth_unstable_by(sorted - 1, falling);
+            candidates[..sorted].sort_unstable_by(falling);
+            let mut sum = 0.0;
+            let kept = candidates[..sorted].iter().take_while(|(_, x)| {
+                let before = sum;
+                sum += (x - best).exp() / total;
+                before < o.top_p
+            });
+            let kept = kept.count().max(1);
+            if kept < sorted || sorted == most {
+                break kept;
+            }
+            sorted *= 8;
+        };
         candidates.truncate(kept);
         let weight = |x: f32| ((x - best) / o.temperature).exp();
         let total: f32 = candidates.iter().map(|(_, x)| weight(*x)).sum();

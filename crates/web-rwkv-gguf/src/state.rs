@@ -2,11 +2,15 @@
 
 use std::{
     fmt, fs,
+    ops::Deref,
     path::Path,
     sync::{Arc, OnceLock},
 };
 
-use crate::{Error, Result, gpu::Slot};
+use crate::{
+    Error, Result,
+    gpu::{Mapped, Slot},
+};
 
 const MAGIC: &[u8; 8] = b"RWKVSTAT";
 const VERSION: u32 = 1;
@@ -25,9 +29,27 @@ const HEADER: usize = 8 + 4 + 4 + 8 + 3 * 4;
 #[derive(Clone)]
 pub struct State {
     /// The buffer, if there is no slot, or a copy of what is there; zeros if it is not set.
-    data: OnceLock<Vec<f32>>,
+    data: OnceLock<Floats>,
     slot: Option<Arc<Slot>>,
     shape: StateShape,
+}
+
+/// The contents of a state.
+#[derive(Clone)]
+enum Floats {
+    Owned(Vec<f32>),
+    /// A copy of what is on a GPU, where that has put it.
+    Mapped(Arc<Mapped>),
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Owned(data) => data,
+            Self::Mapped(data) => data,
+        }
+    }
 }
 
 impl fmt::Debug for State {
@@ -77,7 +99,7 @@ impl State {
 
     /// A state of these contents, which are as many as it has.
     pub(crate) fn of(shape: StateShape, data: Vec<f32>) -> Self {
-        Self { data: OnceLock::from(data), slot: None, shape }
+        Self { data: OnceLock::from(Floats::Owned(data)), slot: None, shape }
     }
 
     /// How many floats the state has.
@@ -110,8 +132,9 @@ impl State {
     /// # Errors
     /// For a GPU that was lost.
     pub fn to_host(&mut self) -> Result<()> {
-        self.as_slice()?;
-        self.slot = None;
+        if self.slot.is_some() || self.data.get().is_none() {
+            *self = Self::of(self.shape, self.as_slice()?.to_vec());
+        }
         Ok(())
     }
 
@@ -126,21 +149,24 @@ impl State {
     pub fn as_slice(&self) -> Result<&[f32]> {
         if self.data.get().is_none() {
             let data = match &self.slot {
-                Some(slot) => slot.read()?,
-                None => vec![0.0; self.len()],
+                Some(slot) => Floats::Mapped(Arc::new(slot.read()?)),
+                None => Floats::Owned(vec![0.0; self.len()]),
             };
             self.data.get_or_init(|| data);
         }
         Ok(self.data.get().expect("set above"))
     }
 
-    /// The buffer itself, without a copy.
+    /// The buffer itself, without a copy but for a state that is on a GPU.
     ///
     /// # Errors
     /// As [`State::as_slice`].
     pub fn into_vec(self) -> Result<Vec<f32>> {
         self.as_slice()?;
-        Ok(self.data.into_inner().expect("fetched above"))
+        Ok(match self.data.into_inner().expect("fetched above") {
+            Floats::Owned(data) => data,
+            Floats::Mapped(data) => data.to_vec(),
+        })
     }
 
     /// The sizes `[L, N + 2, C]`.
@@ -164,7 +190,9 @@ impl State {
     /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]`, channel-mix shift `[C]`.
     pub(crate) fn layer(&mut self, layer: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
         let (rows, c) = (self.shape.rows(), self.shape.channels);
-        let data = self.data.get_mut().expect("the CPU fetches states before it runs");
+        let Some(Floats::Owned(data)) = self.data.get_mut() else {
+            unreachable!("the CPU fetches states before it runs")
+        };
         let layer = &mut data[layer * rows * c..][..rows * c];
         let (att, rest) = layer.split_at_mut(c);
         let (wkv, ffn) = rest.split_at_mut(rest.len() - c);

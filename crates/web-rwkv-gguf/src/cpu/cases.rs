@@ -59,7 +59,7 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
 
 /// For operations that do not look at the sequences.
 fn no_chunk() -> Chunked<'static> {
-    Chunked { tokens: &[], seqs: &[], states: &mut [] }
+    Chunked { tokens: &[], seqs: &[], states: &mut [], rows: [&[]; 2] }
 }
 
 fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
@@ -150,7 +150,7 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let emb = matrix(rng, Format::F16, 9, c);
     let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
     let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
-    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states };
+    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states, rows: [&[]; 2] };
     cpu.embed(b, &emb, &ln0, &mut x);
     let lerp = [floats(rng, c), floats(rng, c)];
     cpu.shift(b, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);

@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 pub(crate) use device::has_gpu;
@@ -24,6 +25,7 @@ pub(crate) use state::{Pool, Slot};
 
 use crate::{
     Error, Result,
+    batch::Sequence,
     load::Checkpoint,
     ops::{Act, Chunked, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
     state::State,
@@ -39,6 +41,16 @@ const IN_FLIGHT: usize = 64 << 20;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
 const FEW: usize = 4;
 const BINDINGS: usize = 7;
+/// Products of a dispatch at most, and words of each.
+const JOBS: usize = 8;
+const JOB: usize = 14;
+/// Tokens of a chunk, at first and at most: more at a time are quicker, but a submission must not run so long that a
+/// watchdog, or the screen, minds it.
+const CHUNKS: (usize, usize) = (256, 2048);
+/// Times of a chunk below which the next may be larger, and above which it should be smaller.
+const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(500));
+/// Words of a sequence in the table.
+const SEQUENCE: u32 = 3;
 
 /// A device, and what has gone wrong on it.
 pub(crate) struct Context {
@@ -47,8 +59,30 @@ pub(crate) struct Context {
     name: String,
     binding_limit: u64,
     error: Arc<Mutex<Option<String>>>,
-    /// What is read comes through here.
-    back: Mutex<wgpu::Buffer>,
+    /// Buffers that this machine can read, and nobody uses.
+    back: Mutex<Vec<wgpu::Buffer>>,
+}
+
+/// Floats of a device in this machine's memory, without another copy.
+pub(crate) struct Mapped {
+    context: Arc<Context>,
+    buffer: wgpu::Buffer,
+    view: Option<wgpu::BufferView>,
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(self.view.as_ref().expect("only `drop` takes it"))
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.view = None;
+        self.buffer.unmap();
+        self.context.back.lock().expect("no holder panics").push(self.buffer.clone());
+    }
 }
 
 impl Context {
@@ -71,40 +105,39 @@ impl Context {
         }
     }
 
-    /// Reads parts of buffers, after all that was submitted; tells `f` the number of each and its bytes.
-    fn read(&self, parts: &[(&wgpu::Buffer, u64, u64)], mut f: impl FnMut(usize, &[u8])) -> Result<()> {
-        let size: u64 = parts.iter().map(|(_, _, len)| len).sum();
-        let mut back = self.back.lock().expect("no holder panics");
-        if back.size() < size {
-            *back = self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("back"),
-                size: size.next_power_of_two(),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-        }
+    /// A part of a buffer, after all that was submitted.
+    fn read(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Result<Mapped> {
+        let mut free = self.back.lock().expect("no holder panics");
+        let fit = free.iter().position(|b| (size..=4 * size).contains(&b.size()));
+        let back = fit.map(|i| free.swap_remove(i));
+        drop(free);
+        let back = back.unwrap_or_else(|| self.mappable(size));
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let mut at = 0;
-        for (buffer, from, len) in parts {
-            encoder.copy_buffer_to_buffer(buffer, *from, &back, at, *len);
-            at += len;
-        }
+        encoder.copy_buffer_to_buffer(buffer, from, &back, 0, size);
         self.queue.submit([encoder.finish()]);
-        let slice = back.slice(..size);
+        let view = self.map(&back, size)?;
+        Ok(Mapped { context: self.clone(), buffer: back, view: Some(view) })
+    }
+
+    /// A buffer that this machine can read.
+    fn mappable(&self, size: u64) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("back"),
+            size: size.next_power_of_two(),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Waits for all that was submitted; the first bytes of a mappable buffer.
+    fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Result<wgpu::BufferView> {
+        let slice = buffer.slice(..size);
         slice.map_async(wgpu::MapMode::Read, |_| ());
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         let lost = |e: String| Error::Device { device: self.name.clone(), what: e };
         polled.map_err(|e| lost(e.to_string()))?;
-        let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;
-        let mut at = 0;
-        for (i, (_, _, len)) in parts.iter().enumerate() {
-            f(i, &view[at..at + *len as usize]);
-            at += *len as usize;
-        }
-        drop(view);
-        back.unmap();
-        Ok(())
+        slice.get_mapped_range().map_err(|e| lost(e.to_string()))
     }
 }
 
@@ -118,6 +151,8 @@ pub(crate) struct Gpu {
     /// Width of all activations of each kind.
     widths: [AtomicUsize; 3],
     profile: Option<Profile>,
+    /// Tokens that take no more than a moment.
+    chunk: AtomicUsize,
 }
 
 struct Memory {
@@ -132,6 +167,19 @@ struct Memory {
     table: wgpu::Buffer,
     pool: Option<Arc<Pool>>,
     groups: HashMap<usize, wgpu::BindGroup>,
+    ahead: Option<Ahead>,
+    /// What is wanted of a batch comes through here.
+    results: wgpu::Buffer,
+    /// Since when batches run that nobody has waited for, and their tokens.
+    running: Option<(Instant, usize)>,
+}
+
+impl Memory {
+    /// Forgets what was made for buffers that are no longer there.
+    fn renew(&mut self) {
+        self.groups.clear();
+        self.ahead = None;
+    }
 }
 
 struct Weights {
@@ -175,15 +223,23 @@ pub(crate) struct Acts {
     tokens: usize,
 }
 
+impl Acts {
+    fn bytes(&self) -> u64 {
+        4 * (self.tokens * self.padded) as u64
+    }
+}
+
 /// A chunk of tokens, whose operations are being recorded.
 pub(crate) struct Batch<'a> {
     memory: MutexGuard<'a, Memory>,
     states: &'a mut [State],
     /// The states that the chunk goes on from, and their new places.
     slots: Vec<(usize, Arc<Slot>)>,
-    encoder: wgpu::CommandEncoder,
-    pass: Option<wgpu::ComputePass<'static>>,
-    table: Vec<u32>,
+    recording: Recording,
+    /// What `recording` is like, if chunks like it may follow.
+    like: Option<Like>,
+    /// Whether `recording` is ahead of the next chunk.
+    ahead: bool,
     tokens: usize,
     sequences: usize,
     /// Where tokens stand in the table, and the number of each one's sequence; sequences are in front.
@@ -193,8 +249,32 @@ pub(crate) struct Batch<'a> {
     keys: Option<(u32, u32, bool)>,
     /// Where copies of states stand in the table, and how many.
     copies: (u32, usize),
+}
+
+/// Operations that have not run yet.
+#[derive(Default)]
+struct Recording {
+    /// They are in there, if they were recorded ahead.
+    commands: Option<wgpu::CommandBuffer>,
+    encoder: Option<wgpu::CommandEncoder>,
+    pass: Option<wgpu::ComputePass<'static>>,
+    table: Vec<u32>,
     /// The dispatches so far, if they are timed.
     timed: Vec<Timed>,
+}
+
+/// What makes chunks of one token for each sequence alike, beside their states: the wanted rows.
+#[derive(PartialEq)]
+struct Like {
+    rows: [Vec<usize>; 2],
+}
+
+/// A recording for the next chunk, should it be like the last.
+struct Ahead {
+    like: Like,
+    commands: wgpu::CommandBuffer,
+    table: Vec<u32>,
+    slots: Vec<Arc<Slot>>,
 }
 
 /// Slots of a batch, and the copies to be made from slot to slot.
@@ -259,12 +339,6 @@ impl Gpu {
                 lost.lock().expect("no holder panics").get_or_insert(format!("the device was lost: {what}"));
             }
         });
-        let back = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("back"),
-            size: 1 << 20,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
         // Places of values and vectors are 32-bit numbers.
         let binding_limit = limits
             .max_storage_buffer_binding_size
@@ -276,7 +350,7 @@ impl Gpu {
             name: info.name.clone(),
             binding_limit,
             error,
-            back: Mutex::new(back),
+            back: Mutex::default(),
         });
         let entry = |i: usize| wgpu::BindGroupLayoutEntry {
             binding: i as u32,
@@ -308,12 +382,24 @@ impl Gpu {
             table: context.buffer("table", 4 * TABLE as u64),
             pool: None,
             groups: HashMap::new(),
+            ahead: None,
+            results: context.mappable(1 << 20),
+            running: None,
         };
         let kernels = Kernels::new(&context.device, layout, tier, info.subgroup.0 as usize);
         let (memory, widths) = (Mutex::new(memory), Default::default());
         context.check()?;
         let profile = wanted.profile.then(|| Profile::new(&context));
-        Ok(Self { context, info, kernels, bindings, memory, widths, profile })
+        Ok(Self {
+            context,
+            info,
+            kernels,
+            bindings,
+            memory,
+            widths,
+            profile,
+            chunk: AtomicUsize::new(CHUNKS.0),
+        })
     }
 
     pub(crate) fn info(&self) -> &DeviceInfo {
@@ -362,20 +448,21 @@ impl Gpu {
     ) {
         let pipeline = self.kernels.get(kernel);
         let group = self.group(&mut b.memory, weights);
-        let encoder = &mut b.encoder;
+        let Recording { encoder, pass, timed, .. } = &mut b.recording;
         let begin = || {
+            let encoder = encoder.get_or_insert_with(|| self.encoder());
             let mut pass = encoder.begin_compute_pass(&Default::default()).forget_lifetime();
             self.profile.iter().for_each(|p| p.stamp(&mut pass, 0));
             pass
         };
-        let pass = b.pass.get_or_insert_with(begin);
+        let pass = pass.get_or_insert_with(begin);
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &group, &[]);
         pass.set_immediates(0, bytemuck::cast_slice(params));
         pass.dispatch_workgroups(groups.0 as u32, groups.1 as u32, 1);
         if let Some(profile) = &self.profile {
-            b.timed.push(Timed { name: kernel.to_string(), bytes: 0, operations: 0 });
-            profile.stamp(pass, b.timed.len());
+            timed.push(Timed { name: kernel.to_string(), bytes: 0, operations: 0 });
+            profile.stamp(pass, timed.len());
         }
     }
 
@@ -437,6 +524,44 @@ impl Gpu {
         Ok((slots, copies))
     }
 
+    /// Learns from the time of a token how large chunks should be.
+    fn pace(&self, time: Duration) {
+        let size = self.chunk.load(Relaxed);
+        if time * size as u32 <= MOMENT.0 / 2 {
+            self.chunk.store((2 * size).min(CHUNKS.1), Relaxed);
+        } else if time * size as u32 > MOMENT.1 {
+            self.chunk.store((size / 2).max(CHUNKS.0 / 16), Relaxed);
+        }
+    }
+
+    /// The commands of a recording, its table, and what is timed.
+    fn finish(
+        &self,
+        recording: Recording,
+        m: &Memory,
+        wanted: &[&Acts],
+    ) -> (wgpu::CommandBuffer, Vec<u32>, Vec<Timed>) {
+        let Recording { commands, encoder, pass, table, timed } = recording;
+        if let Some(commands) = commands {
+            return (commands, table, timed);
+        }
+        drop(pass);
+        let mut encoder = encoder.unwrap_or_else(|| self.encoder());
+        let mut to = 0;
+        for acts in wanted {
+            let arena = &m.acts[acts.kind as usize];
+            let (from, size) = (4 * (acts.before * arena.rows) as u64, acts.bytes());
+            encoder.copy_buffer_to_buffer(&arena.buffer, from, &m.results, to, size);
+            to += size;
+        }
+        self.profile.iter().for_each(|p| p.resolve(&mut encoder, timed.len() + 1));
+        (encoder.finish(), table, timed)
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.context.device.create_command_encoder(&Default::default())
+    }
+
     /// Where activations begin in the buffer of their kind.
     fn place(&self, b: &Batch<'_>, acts: &Acts) -> u32 {
         (acts.before * b.memory.acts[acts.kind as usize].rows) as u32
@@ -460,7 +585,8 @@ impl Gpu {
         let mut pieces: Vec<(&Job<'_>, &Piece)> =
             jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
         pieces.sort_by_key(|(_, piece)| piece.buffer);
-        for together in pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer) {
+        let groups = pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer);
+        for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
             layouts.sort_unstable();
             layouts.dedup();
@@ -472,13 +598,13 @@ impl Gpu {
                 Kernel::Many { layouts: layouts.clone(), tile: self.kernels.tile_for(&rows, tokens) }
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
-            let at = b.table.len() as u32;
+            let at = b.recording.table.len() as u32;
             let mut groups = 0;
             for (job, piece) in together {
                 let (w, first) = (job.w, piece.first as u32);
                 let layout = layouts.iter().position(|l| *l == w.layout).expect("collected above");
                 let (x, y) = (self.place(b, job.x), self.place(b, job.y));
-                b.table.extend([
+                b.recording.table.extend([
                     groups as u32,
                     piece.rows as u32,
                     padded(w.columns) as u32,
@@ -496,10 +622,16 @@ impl Gpu {
                 ]);
                 groups += piece.rows.div_ceil(rows_of_group);
             }
-            let params = [at, together.len() as u32, tokens as u32];
+            let jobs = &b.recording.table[at as usize..];
+            let firsts = jobs.chunks_exact(JOB).map(|job| job[0]).chain([u32::MAX; JOBS]);
+            let params: Vec<_> = [at, tokens as u32]
+                .into_iter()
+                .chain(jobs[..JOB].iter().copied())
+                .chain(firsts.take(JOBS).skip(1))
+                .collect();
             let buffer = together[0].1.buffer;
             self.dispatch(b, buffer, &kernel, &params, (groups, tokens.div_ceil(tokens_of_group)));
-            if let Some(timed) = b.timed.last_mut() {
+            if let Some(timed) = b.recording.timed.last_mut() {
                 let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
                 let stride = |(job, piece): &(&Job<'_>, &Piece)| {
                     piece.rows * job.w.layout.stride(padded(job.w.columns)) * VECTOR
@@ -596,7 +728,7 @@ impl Ops for Gpu {
         let arena = &mut b.memory.acts[acts.kind as usize];
         let width = self.widths[acts.kind as usize].load(Relaxed);
         if tokens > arena.rows || width > arena.width {
-            assert!(b.pass.is_none(), "activations are made before operations are recorded");
+            assert!(b.recording.pass.is_none(), "activations are made before operations are recorded");
             arena.rows = arena.rows.max(tokens.next_power_of_two());
             arena.width = width;
             let size = if acts.kind == Kind::Input && self.info.tier >= Tier::Subgroup { 2 } else { 4 };
@@ -610,9 +742,18 @@ impl Ops for Gpu {
                 });
             }
             arena.buffer = self.context.buffer(label, bytes);
-            b.memory.groups.clear();
+            b.memory.renew();
+        }
+        if acts.bytes() > b.memory.results.size() / 2 && acts.kind != Kind::Input {
+            assert!(b.recording.pass.is_none(), "results have room before operations are recorded");
+            b.memory.results = self.context.mappable(2 * acts.bytes());
+            b.memory.renew();
         }
         Ok(())
+    }
+
+    fn least_chunk(&self) -> usize {
+        self.chunk.load(Relaxed)
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Batch<'a>> {
@@ -624,66 +765,92 @@ impl Ops for Gpu {
         if m.vectors_buffer.size() < bytes {
             m.vectors_buffer = self.context.buffer("vectors", bytes);
             self.context.queue.write_buffer(&m.vectors_buffer, 0, bytemuck::cast_slice(&m.vectors));
-            m.groups.clear();
+            m.renew();
         }
-        let mut encoder = self.context.device.create_command_encoder(&Default::default());
-        let before = pool.buffer();
-        let (slots, copies) = self.settle(&pool, &chunk, &mut encoder)?;
-        if pool.buffer() != before {
-            m.groups.clear();
-        }
-        let mut table = vec![];
-        for (seq, slot) in chunk.seqs.iter().zip(&slots) {
-            table.extend([slot.index, seq.start as u32, seq.len as u32]);
-        }
-        let tokens_at = table.len() as u32;
-        table.extend(chunk.tokens);
-        let sequence_of = table.len() as u32;
-        table.extend(chunk.seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
-        let copies_at = table.len() as u32;
-        table.extend(copies.iter().flatten().map(|slot| slot.index));
+        let (tokens, sequences) = (chunk.tokens.len(), chunk.seqs.len());
+        let tokens_at = SEQUENCE * sequences as u32;
+        let sequence_of = tokens_at + tokens as u32;
+        let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
+        let recorded = ahead.is_some();
+        let (recording, slots, copies) = if let Some(Ahead { commands, table, slots, .. }) = ahead {
+            let mut recording = Recording { commands: Some(commands), table, ..Recording::default() };
+            recording.table[tokens_at as usize..sequence_of as usize].copy_from_slice(chunk.tokens);
+            (recording, slots, vec![])
+        } else {
+            let mut encoder = self.encoder();
+            let before = pool.buffer();
+            let (slots, copies) = self.settle(&pool, &chunk, &mut encoder)?;
+            if pool.buffer() != before {
+                m.renew();
+            }
+            let mut table = head(&chunk, &slots);
+            table.extend(copies.iter().flatten().map(|slot| slot.index));
+            (Recording { encoder: Some(encoder), table, ..Recording::default() }, slots, copies)
+        };
+        let like = (tokens == sequences && self.profile.is_none())
+            .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec) });
         Ok(Batch {
             memory,
             slots: chunk.seqs.iter().map(|seq| seq.slot).zip(slots).collect(),
             states: chunk.states,
-            encoder,
-            pass: None,
-            table,
-            tokens: chunk.tokens.len(),
-            sequences: chunk.seqs.len(),
+            recording,
+            like,
+            ahead: recorded,
+            tokens,
+            sequences,
             tokens_at,
             sequence_of,
             keys: None,
-            copies: (copies_at, copies.len()),
-            timed: vec![],
+            copies: (sequence_of + tokens as u32, copies.len()),
         })
     }
 
-    fn end(&self, b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
-        let Batch { memory, slots, states, mut encoder, pass, table, timed, .. } = b;
-        drop(pass);
-        self.profile.iter().for_each(|p| p.resolve(&mut encoder, timed.len() + 1));
+    fn is_recorded(&self, b: &Batch<'_>) -> bool {
+        b.ahead
+    }
+
+    fn submit(&self, b: &mut Batch<'_>, wanted: &[&Acts]) -> bool {
+        let recording = std::mem::take(&mut b.recording);
+        let (commands, table, timed) = self.finish(recording, &b.memory, wanted);
         assert!(table.len() <= TABLE, "the size of a chunk is limited");
+        self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&table));
+        self.context.queue.submit([commands]);
+        b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
+        b.recording.timed = timed; // for `end`
+        b.ahead = b.like.is_some();
+        if b.ahead {
+            // Tokens are put in when they are known.
+            b.recording.table = table[..b.copies.0 as usize].to_vec();
+            b.copies.1 = 0;
+        }
+        b.ahead
+    }
+
+    fn end(&self, b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
+        let Batch { mut memory, slots, states, mut recording, like, ahead, .. } = b;
         let context = &self.context;
-        context.queue.write_buffer(&memory.table, 0, bytemuck::cast_slice(&table));
-        context.queue.submit([encoder.finish()]);
-        let parts: Vec<_> = wanted
-            .iter()
-            .map(|acts| {
-                let arena = &memory.acts[acts.kind as usize];
-                let from = 4 * (acts.before * arena.rows) as u64;
-                (&arena.buffer, from, 4 * (acts.tokens * acts.padded) as u64)
-            })
-            .collect();
-        let mut out: Vec<Vec<f32>> = wanted.iter().map(|a| Vec::with_capacity(a.tokens * a.width)).collect();
-        if parts.is_empty() {
+        let timed = std::mem::take(&mut recording.timed);
+        if let Some(like) = like.filter(|_| ahead) {
+            let slots = slots.iter().map(|(_, slot)| slot.clone()).collect();
+            let (commands, table, _) = self.finish(recording, &memory, wanted);
+            memory.ahead = Some(Ahead { like, commands, table, slots });
+        }
+        let size = wanted.iter().map(|acts| acts.bytes()).sum();
+        let mut out = vec![];
+        if size == 0 {
             context.check()?;
         } else {
-            context.read(&parts, |i, data| {
-                for row in data.chunks_exact(4 * wanted[i].padded) {
-                    out[i].extend_from_slice(&bytemuck::cast_slice(row)[..wanted[i].width]);
-                }
-            })?;
+            let view = context.map(&memory.results, size)?;
+            let mut data: &[f32] = bytemuck::cast_slice(&view);
+            for acts in wanted {
+                let (own, rest) = data.split_at(acts.tokens * acts.padded);
+                out.push(own.chunks_exact(acts.padded).flat_map(|row| &row[..acts.width]).copied().collect());
+                data = rest;
+            }
+            drop(view);
+            memory.results.unmap();
+            let (since, tokens) = memory.running.take().expect("something was submitted");
+            self.pace(since.elapsed() / tokens as u32);
         }
         if let Some(profile) = &self.profile {
             profile.add(context, timed)?;
@@ -830,8 +997,8 @@ impl Ops for Gpu {
     }
 
     fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
-        let at = b.table.len() as u32;
-        b.table.extend(rows.iter().map(|row| *row as u32));
+        let at = b.recording.table.len() as u32;
+        b.recording.table.extend(rows.iter().map(|row| *row as u32));
         let params = [
             at,
             self.place(b, x),
@@ -844,6 +1011,31 @@ impl Ops for Gpu {
         ];
         self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
     }
+}
+
+impl Ahead {
+    /// Whether a chunk is what was recorded for: its states are in the same slots, which nobody else has.
+    fn fits(&self, chunk: &Chunked<'_>) -> bool {
+        let same = |(seq, slot): (&Sequence, &Arc<Slot>)| {
+            let state = chunk.states[seq.slot].slot();
+            state.is_some_and(|own| Arc::ptr_eq(own, slot)) && Arc::strong_count(slot) == 2
+        };
+        chunk.tokens.len() == chunk.seqs.len()
+            && self.slots.len() == chunk.seqs.len()
+            && self.like.rows.iter().zip(chunk.rows).all(|(a, b)| a == b)
+            && chunk.seqs.iter().zip(&self.slots).all(same)
+    }
+}
+
+/// The beginning of the table of a chunk: sequences, tokens, and the number of each one's sequence.
+fn head(chunk: &Chunked<'_>, slots: &[Arc<Slot>]) -> Vec<u32> {
+    let mut table = vec![];
+    for (seq, slot) in chunk.seqs.iter().zip(slots) {
+        table.extend([slot.index, seq.start as u32, seq.len as u32]);
+    }
+    table.extend(chunk.tokens);
+    table.extend(chunk.seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
+    table
 }
 
 /// Bytes that the matrices of a checkpoint take on a device.

@@ -1,6 +1,10 @@
 //! How long dispatches take on the device.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use crate::Result;
 
@@ -71,12 +75,10 @@ impl Profile {
     }
 
     /// Adds the times of a batch that has been submitted; stamp 0 stands before its first dispatch.
-    pub(super) fn add(&self, context: &Context, dispatches: Vec<Timed>) -> Result<()> {
+    pub(super) fn add(&self, context: &Arc<Context>, dispatches: Vec<Timed>) -> Result<()> {
         let stamps = (dispatches.len() + 1).min(QUERIES as usize);
-        let mut at = vec![0_u64; stamps];
-        context.read(&[(&self.resolved, 0, 8 * stamps as u64)], |_, data| {
-            bytemuck::cast_slice_mut(&mut at).copy_from_slice(data);
-        })?;
+        let at = context.read(&self.resolved, 0, 8 * stamps as u64)?;
+        let at: &[u64] = bytemuck::cast_slice(&at);
         let mut times = self.times.lock().expect("no holder panics");
         for (timed, two) in dispatches.into_iter().zip(at.windows(2)) {
             let Timed { name, bytes, operations } = timed;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::{Error, Result};
 
-use super::Context;
+use super::{Context, Mapped};
 
 /// The states of a model on a GPU.
 pub(crate) struct Pool {
@@ -34,15 +34,9 @@ impl Drop for Slot {
 
 impl Slot {
     /// The state, in one copy.
-    pub(crate) fn read(&self) -> Result<Vec<f32>> {
-        let pool = &self.pool;
-        let buffer = pool.buffer();
-        let size = 4 * pool.size as u64;
-        let mut out = vec![0.0; pool.size];
-        pool.context.read(&[(&buffer, u64::from(self.index) * size, size)], |_, data| {
-            bytemuck::cast_slice_mut(&mut out).copy_from_slice(data);
-        })?;
-        Ok(out)
+    pub(crate) fn read(&self) -> Result<Mapped> {
+        let size = 4 * self.pool.size as u64;
+        self.pool.context.read(&self.pool.buffer(), u64::from(self.index) * size, size)
     }
 
     pub(crate) fn same_pool(&self, pool: &Arc<Pool>) -> bool {

@@ -39,6 +39,14 @@ struct Scratch<O: Ops> {
     logits: O::Acts,   // [rows, V]
 }
 
+impl<O: Ops> Scratch<O> {
+    /// What is wanted of a chunk.
+    fn wanted(&self, chunk: &Chunk) -> Vec<&O::Acts> {
+        let both = [(&chunk.hidden, &self.hidden), (&chunk.logits, &self.logits)];
+        both.into_iter().filter(|(rows, _)| !rows.is_empty()).map(|(_, acts)| acts).collect()
+    }
+}
+
 impl<O: Ops> Net<O> {
     /// Checks every tensor of the checkpoint and takes it.
     pub(crate) fn new(ops: O, checkpoint: &Checkpoint) -> Result<Self> {
@@ -78,38 +86,56 @@ impl<O: Ops> Net<O> {
     /// One chunk through all layers; appends what is wanted of it to `output`.
     pub(crate) fn forward(&self, chunk: &Chunk, states: &mut [State], output: &mut RnnOutput) -> Result<()> {
         let o = &self.ops;
-        let mut batch = o.begin(Chunked { tokens: &chunk.tokens, seqs: &chunk.seqs, states })?;
+        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        let rows = [&chunk.hidden, &chunk.logits].map(|wanted| rows(wanted));
+        let (tokens, seqs) = (&chunk.tokens, &chunk.seqs);
+        let mut batch = o.begin(Chunked { tokens, seqs, states, rows: rows.each_ref().map(|r| &r[..]) })?;
         let b = &mut batch;
         let mut scratch =
             self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
-        let t = &mut scratch.layer;
-        t.resize(o, b, chunk.tokens.len())?;
-        o.resize(b, &mut scratch.hidden, chunk.hidden.len())?;
-        o.resize(b, &mut scratch.selected, chunk.logits.len())?;
-        o.resize(b, &mut scratch.logits, chunk.logits.len())?;
-        o.embed(b, &self.emb, &self.ln0, &mut t.x);
-        for (i, l) in self.layers.iter().enumerate() {
-            layer(o, b, i, l, self.sizes.head_size, t);
+        if !o.is_recorded(b) {
+            self.record(b, tokens.len(), &rows, &mut scratch)?;
         }
-        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
-        let mut wanted = vec![];
-        if !chunk.hidden.is_empty() {
-            o.norm_rows(b, &self.ln_out, &rows(&chunk.hidden), &t.x, &mut scratch.hidden);
-            wanted.push((&chunk.hidden, &scratch.hidden, self.sizes.channels));
+        if o.submit(b, &scratch.wanted(chunk)) {
+            self.record(b, tokens.len(), &rows, &mut scratch)?;
         }
-        if !chunk.logits.is_empty() {
-            o.norm_rows(b, &self.ln_out, &rows(&chunk.logits), &t.x, &mut scratch.selected);
-            let (x, y) = (&scratch.selected, &mut scratch.logits);
-            o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);
-            wanted.push((&chunk.logits, &scratch.logits, self.sizes.vocab));
-        }
-        let acts: Vec<_> = wanted.iter().map(|(_, acts, _)| *acts).collect();
-        for ((rows, _, width), values) in wanted.iter().zip(o.end(batch, &acts)?) {
+        let wanted = [(&chunk.hidden, self.sizes.channels), (&chunk.logits, self.sizes.vocab)];
+        let wanted = wanted.iter().filter(|(rows, _)| !rows.is_empty());
+        for ((rows, width), values) in wanted.zip(o.end(batch, &scratch.wanted(chunk))?) {
             for ((_, slot), row) in rows.iter().zip(values.chunks_exact(*width)) {
                 output.0[*slot].extend(row);
             }
         }
         self.scratch.lock().expect("no holder panics").push(scratch);
+        Ok(())
+    }
+
+    /// The operations of a chunk.
+    fn record(
+        &self,
+        b: &mut O::Batch<'_>,
+        tokens: usize,
+        [hidden, logits]: &[Vec<usize>; 2],
+        scratch: &mut Scratch<O>,
+    ) -> Result<()> {
+        let o = &self.ops;
+        let t = &mut scratch.layer;
+        t.resize(o, b, tokens)?;
+        o.resize(b, &mut scratch.hidden, hidden.len())?;
+        o.resize(b, &mut scratch.selected, logits.len())?;
+        o.resize(b, &mut scratch.logits, logits.len())?;
+        o.embed(b, &self.emb, &self.ln0, &mut t.x);
+        for (i, l) in self.layers.iter().enumerate() {
+            layer(o, b, i, l, self.sizes.head_size, t);
+        }
+        if !hidden.is_empty() {
+            o.norm_rows(b, &self.ln_out, hidden, &t.x, &mut scratch.hidden);
+        }
+        if !logits.is_empty() {
+            o.norm_rows(b, &self.ln_out, logits, &t.x, &mut scratch.selected);
+            let (x, y) = (&scratch.selected, &mut scratch.logits);
+            o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);
+        }
         Ok(())
     }
 }

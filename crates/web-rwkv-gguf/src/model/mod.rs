@@ -12,6 +12,7 @@ use crate::{
     cpu::{Cpu, Level, Watch},
     gpu::{self, Device, DeviceInfo, Gpu, OpTime, Tier},
     load::{Bytes, Checkpoint},
+    ops::Ops,
     state::{State, StateShape},
     tokenizer::Tokenizer,
 };
@@ -350,8 +351,9 @@ impl Model {
         let mut output = RnnOutput(vec![vec![]; states.len()]);
         let total = input.batches.iter().map(|b| b.tokens.len()).sum();
         let mut read = 0;
+        let size = on!(&self.engine, net => net.ops.least_chunk()).max(input.token_chunk_size);
         let mut flow = ControlFlow::Continue(());
-        for chunk in input.chunks() {
+        for chunk in input.chunks(size) {
             on!(&self.engine, net => net.forward(&chunk, states, &mut output)?);
             read += chunk.tokens.len();
             flow = progress(Progress { read, total }).flow();

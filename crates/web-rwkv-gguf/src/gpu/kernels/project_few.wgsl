@@ -2,12 +2,6 @@
 // for TOKENS tokens. AHEAD chunks are fetched before they are used. Inputs go through the workgroup's memory, SEGMENT
 // columns at a time.
 
-struct Params {
-    jobs: u32,
-    count: u32,
-    tokens: u32,
-}
-
 alias Sums = array<array<f32, TOKENS>, ROWS>;
 
 /// From chunk to chunk of inputs, in vectors: one more than it takes, so that threads meet different banks.

@@ -1,11 +1,5 @@
 // Products y = act(W x) for many tokens: a workgroup takes 64 rows and 64 tokens, a thread 4 and 4 of them.
 
-struct Params {
-    jobs: u32,
-    count: u32,
-    tokens: u32,
-}
-
 const TILE: u32 = 64u;
 /// From row to row, in vectors; one more than it takes, so that threads meet different banks.
 const STRIDE: u32 = 9u;

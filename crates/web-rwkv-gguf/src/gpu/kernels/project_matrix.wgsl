@@ -2,12 +2,6 @@
 // TOKENS tokens; a subgroup 16 DEEP × 16 WIDE of them. Inputs are f16, sums f32. The next CHUNKS chunks are fetched while
 // those before are multiplied.
 
-struct Params {
-    jobs: u32,
-    count: u32,
-    tokens: u32,
-}
-
 const DEEP: u32 = ROWS / DOWN / 16u;
 const WIDE: u32 = TOKENS / ACROSS / 16u;
 /// From row to row of a tile, in vectors of four: 8 for a chunk, and 2 so that rows start in different banks.
