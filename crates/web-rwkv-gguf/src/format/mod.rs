@@ -23,11 +23,18 @@ pub(crate) trait Quant: Copy + 'static {
     const LEN: usize;
     /// Values that share a scale and an offset: 16 or 32.
     const GROUP: usize;
-    /// Writes `LEN` codes, which are signed, and `LEN / GROUP` scales and offsets.
+    /// The middle of the codes: what is multiplied by them may be rounded, which matters less for those around zero.
+    const MIDDLE: u8 = 0;
+    /// Codes `32 i ..` of the block, which are signed.
     ///
     /// # Safety
     /// As [`Bytes`].
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]);
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B;
+    /// Writes `LEN / GROUP` scales and offsets.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]);
 }
 
 /// The f16 number in two little-endian bytes, without branches so that loops over it vectorise, and without
@@ -40,6 +47,12 @@ pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
     let normal = (magnitude << 13) + if magnitude < 0x7c00 { (127 - 15) << 23 } else { (255 - 31) << 23 };
     let bits = if magnitude < 0x400 { subnormal.to_bits() } else { normal };
     f32::from_bits(bits | (h & 0x8000) << 16)
+}
+
+/// The number in two little-endian bytes that are the upper ones of an f32.
+#[inline(always)]
+pub(crate) fn bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits((u16::from_le_bytes(bytes) as u32) << 16)
 }
 
 macro_rules! formats {
@@ -156,7 +169,7 @@ pub(crate) fn decode_plain(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
         Format::F32 => plain(bytes, out, f32::from_le_bytes),
         Format::F16 => plain(bytes, out, f16),
-        Format::BF16 => plain(bytes, out, |b: [u8; 2]| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
+        Format::BF16 => plain(bytes, out, bf16),
         _ => unreachable!("{format:?} is in blocks"),
     }
 }
@@ -177,12 +190,15 @@ pub(crate) fn cast<Q: Quant>(bytes: &[u8]) -> &[Q] {
 }
 
 fn blocks<Q: Quant>(bytes: &[u8], out: &mut [f32]) {
-    let (mut codes, mut scale, mut offset) = ([[0; 32]; 8], [0.0; 16], [0.0; 16]);
+    let (mut codes, mut scale, mut offset) = ([0; 32], [0.0; 16], [0.0; 16]);
     for (block, out) in cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
-        // SAFETY: portable bytes need no instructions.
-        unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
-        for (g, out) in out.chunks_exact_mut(Q::GROUP).enumerate() {
-            for (y, &q) in out.iter_mut().zip(&codes.as_flattened()[g * Q::GROUP..]) {
+        // SAFETY: portable bytes need no instructions, here and below.
+        unsafe { block.factors::<Portable>(&mut scale, &mut offset) };
+        for (i, out) in out.chunks_exact_mut(32).enumerate() {
+            // SAFETY: as above.
+            unsafe { block.codes::<Portable>(i).store(&mut codes) };
+            for (j, (y, q)) in out.iter_mut().zip(codes).enumerate() {
+                let g = (32 * i + j) / Q::GROUP;
                 *y = q as i8 as f32 * scale[g] + offset[g];
             }
         }

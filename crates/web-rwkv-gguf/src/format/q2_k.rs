@@ -1,7 +1,7 @@
 //! Q2_K: 256 values of 2 bits; each 16 have a 4-bit scale and a 4-bit minimum. Layout: ggml
 //! `block_q2_K`.
 
-use super::{Bytes, Quant, f16};
+use super::{Bytes, Quant};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -16,16 +16,18 @@ const _: () = assert!(size_of::<Block>() == 84);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
+    const MIDDLE: u8 = 2;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs) {
-            for (s, codes) in codes.iter_mut().enumerate() {
-                // SAFETY: the caller has the instructions.
-                unsafe { B::load(qs).bits(2 * s as u32, 3).store(codes) };
-            }
-        }
-        let (d, dmin) = (f16(self.d), f16(self.dmin));
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
         let (scale, offset) = (&mut scale[..16], &mut offset[..16]);
         for g in 0..16 {
             scale[g] = d * (self.scales[g] & 15) as f32;

@@ -1,7 +1,7 @@
 //! Q4_K: 256 values of 4 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q4_K`.
 
-use super::{Bytes, Quant, f16};
+use super::{Bytes, Quant};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -16,18 +16,19 @@ const _: () = assert!(size_of::<Block>() == 144);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const MIDDLE: u8 = 8;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<2>().0.iter_mut().zip(&self.qs) {
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let q = B::load(qs);
-                q.bits(0, 15).store(&mut codes[0]);
-                q.bits(4, 15).store(&mut codes[1]);
-            }
-        }
-        scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
+        scales(&self.scales, d, dmin, scale, offset);
     }
 }
 
