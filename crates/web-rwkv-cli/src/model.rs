@@ -58,7 +58,7 @@ impl Args {
     pub(crate) fn open_with_tensors(&self) -> Result<(Model, Checkpoint, Duration)> {
         let waiting = Progress::spinner("loading the model");
         let start = Instant::now();
-        let checkpoint = self.checkpoint()?;
+        let checkpoint = self.checkpoint(Checkpoint::read)?;
         let model = self.model(&checkpoint)?;
         let time = start.elapsed();
         waiting.finish();
@@ -67,11 +67,14 @@ impl Args {
 
     /// The model, whose operations on a GPU are timed.
     pub(crate) fn open_profiled(&self) -> Result<Model> {
-        Ok(Model::from_checkpoint(&self.checkpoint()?, Options { profile: true, ..self.options() })?)
+        Ok(Model::from_checkpoint(
+            &self.checkpoint(Checkpoint::open)?,
+            Options { profile: true, ..self.options() },
+        )?)
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
-        self.model(&self.checkpoint()?)
+        self.model(&self.checkpoint(Checkpoint::read)?)
     }
 
     fn model(&self, checkpoint: &Checkpoint) -> Result<Model> {
@@ -87,7 +90,7 @@ impl Args {
         if let Some(path) = &self.vocab {
             return Ok(Tokenizer::open(path)?);
         }
-        let Checkpoint { vocab, file, .. } = self.checkpoint()?;
+        let Checkpoint { vocab, file, .. } = self.checkpoint(Checkpoint::open)?;
         Ok(Tokenizer::new(vocab.ok_or_else(|| no_vocabulary(&file))?))
     }
 
@@ -98,9 +101,9 @@ impl Args {
     }
 
     /// What is in the file of the model.
-    fn checkpoint(&self) -> Result<Checkpoint> {
+    fn checkpoint(&self, open: fn(&Path) -> web_rwkv_gguf::Result<Checkpoint>) -> Result<Checkpoint> {
         Ok(match &self.model {
-            Some(path) => Checkpoint::open(path)?,
+            Some(path) => open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
         })
     }

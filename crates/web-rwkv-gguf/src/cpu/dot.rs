@@ -3,7 +3,7 @@
 
 use std::array::from_fn;
 
-use crate::format::{self, Bytes, Format, Quant};
+use crate::format::{self, Format, Quant};
 
 use super::{
     Acts,
@@ -22,7 +22,7 @@ const AHEAD: usize = 4096;
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
+pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     for line in (0..len).step_by(LINE) {
         // SAFETY: the caller's promise is handed on.
         unsafe { V::prefetch(at.wrapping_add(line)) };
@@ -53,9 +53,9 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
         // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values.
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
+            let mut scale = [[[0.0; 16]; T]; R];
             for b in 0..blocks {
                 prefetch::<V>(next.wrapping_add(b * R * size_of::<Q>()), R * size_of::<Q>());
-                let mut scale = [[[0.0; 16]; T]; R];
                 for r in 0..R {
                     let mut own = [0.0; 16];
                     let offset = self.offsets.get_unchecked_mut((r * blocks + b) * groups..);
@@ -76,10 +76,10 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                     for i in 0..parts.min(4) {
                         let i = four + i;
                         for r in 0..R {
-                            let codes = self.rows[r].get_unchecked(b).codes::<V::Bytes>(i).less(Q::MIDDLE);
+                            let codes = self.rows[r].get_unchecked(b).codes::<V::Bytes>(i);
                             for t in 0..T {
                                 let x = x[t].as_ptr().add((b * parts + i) * SHARED);
-                                let sum = V::to_float(V::dot_codes(codes, x));
+                                let sum = V::to_float(V::dot_codes(codes, Q::MIDDLE, x));
                                 let scale = &scale[r][t];
                                 let scale = match Q::GROUP {
                                     16 => V::halves(scale.as_ptr().add(2 * i)),

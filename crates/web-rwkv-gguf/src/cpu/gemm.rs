@@ -10,6 +10,7 @@ use crate::{
 
 use super::{
     Acts, Cpu, Matrix, Shared,
+    dot::prefetch,
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
@@ -21,6 +22,9 @@ pub(super) const PANEL: usize = 48;
 
 /// Columns of a panel, whole blocks of every format: a tile's activations take half of the first-level cache.
 const DEPTH: usize = 256;
+
+/// How many rows ahead weights are asked for.
+const AHEAD: usize = 8;
 
 /// Activations of T tokens with those of a tile side by side, padded with zeros.
 pub(super) struct Columns {
@@ -119,6 +123,7 @@ impl Kernel for Panel<'_> {
                 let depth = DEPTH.min(columns - k);
                 for r in 0..rows {
                     let (bytes, y) = (w.part(at + r, k, depth), &mut panel[r * DEPTH..][..depth]);
+                    prefetch::<V>(bytes.as_ptr().wrapping_add(AHEAD * w.row_bytes()), bytes.len());
                     decode::<V>(w.format, bytes, y);
                 }
                 for tile in 0..x.tokens.div_ceil(width) {

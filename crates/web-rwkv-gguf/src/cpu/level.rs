@@ -141,8 +141,9 @@ pub(super) trait Vector: Lanes {
     unsafe fn splat_pair(x: *const i16) -> Self::Int;
     /// Puts 32 numbers in the order in which `dot_codes` takes them.
     unsafe fn arrange(x: &mut [i16; 32]);
-    /// Sums of products of 32 signed codes and 32 arranged numbers, those of each half in a half of the lanes.
-    unsafe fn dot_codes(codes: Self::Bytes, x: *const i16) -> Self::Int;
+    /// Sums of products of 32 codes less `middle` and 32 arranged numbers, those of each half in a half of the lanes.
+    /// Codes are signed, unless there is a middle.
+    unsafe fn dot_codes(codes: Self::Bytes, middle: u8, x: *const i16) -> Self::Int;
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
     unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
@@ -281,11 +282,17 @@ mod x86 {
                 let pairs = x.as_chunks::<2>().0;
                 *x = std::array::from_fn(|i| pairs[i % 16][i / 16]);
             };
-            fn dot_codes(codes: __m256i, x: *const i16) -> __m256i = {
-                // Shifts have one unit, shuffles another one.
-                let up = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14));
-                let even = _mm256_srai_epi16(_mm256_shuffle_epi8(codes, up), 8);
-                let odd = _mm256_srai_epi16(codes, 8);
+            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m256i = {
+                let (even, odd) = if middle == 0 {
+                    // Shifts have one unit, shuffles another one.
+                    let up = _mm_setr_epi8(-1, 0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14);
+                    let even = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(up));
+                    (_mm256_srai_epi16(even, 8), _mm256_srai_epi16(codes, 8))
+                } else {
+                    let middle = _mm256_set1_epi16(middle as i16);
+                    let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+                    (_mm256_sub_epi16(even, middle), _mm256_sub_epi16(_mm256_srli_epi16(codes, 8), middle))
+                };
                 let even = _mm256_madd_epi16(even, _mm256_loadu_si256(x.cast()));
                 _mm256_add_epi32(even, _mm256_madd_epi16(odd, _mm256_loadu_si256(x.add(16).cast())))
             };
@@ -418,8 +425,8 @@ mod x86 {
             fn store_pairs(y: *mut i16, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
             fn splat_pair(x: *const i16) -> __m512i = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
             fn arrange(_x: &mut [i16; 32]) = ();
-            fn dot_codes(codes: __m256i, x: *const i16) -> __m512i =
-                dpwssd(_mm512_cvtepi8_epi16(codes), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
+            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m512i =
+                dpwssd(_mm512_cvtepi8_epi16(codes.less(middle)), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
             fn widen_quads(x: *const i8) -> [__m512i; 2] = {
                 let x = _mm512_loadu_si512(x.cast());
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -495,7 +502,8 @@ mod arm {
             fn store_pairs(y: *mut i16, x: int32x4_t) = vst1q_s16(y, vreinterpretq_s16_s32(x));
             fn splat_pair(x: *const i16) -> int32x4_t = vdupq_n_s32(x.cast::<i32>().read_unaligned());
             fn arrange(_x: &mut [i16; 32]) = ();
-            fn dot_codes(codes: uint8x16x2_t, x: *const i16) -> int32x4_t = {
+            fn dot_codes(codes: uint8x16x2_t, middle: u8, x: *const i16) -> int32x4_t = {
+                let codes = codes.less(middle);
                 let half = |codes, x: *const i16| {
                     let codes = vreinterpretq_s8_u8(codes);
                     let (a, b) = (vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes));
@@ -645,11 +653,17 @@ mod tests {
                 assert_eq!(floats(V::to_float(V::dot(b, a, V::dot(a, b, V::zero())))), want);
                 let mut arranged: [i16; 32] = std::array::from_fn(|i| p[i]);
                 V::arrange(&mut arranged);
-                let sums = floats(V::to_float(V::dot_codes(signed, arranged.as_ptr())));
-                let half =
-                    |h: usize| (16 * h..16 * h + 16).map(|i| p[i] as f32 * f32::from(wide(i))).sum::<f32>();
-                assert_eq!(sums[..n / 2].iter().sum::<f32>(), half(0));
-                assert_eq!(sums[n / 2..].iter().sum::<f32>(), half(1));
+                for middle in [0, 8] {
+                    let unsigned = V::Bytes::load(&bytes.map(|q| q >> 4));
+                    let codes = if middle == 0 { signed } else { unsigned };
+                    let code = |i: usize| if middle == 0 { wide(i) } else { i16::from(bytes[i] >> 4) - 8 };
+                    let sums = floats(V::to_float(V::dot_codes(codes, middle, arranged.as_ptr())));
+                    let half = |h: usize| {
+                        (16 * h..16 * h + 16).map(|i| f32::from(p[i]) * f32::from(code(i))).sum::<f32>()
+                    };
+                    assert_eq!(sums[..n / 2].iter().sum::<f32>(), half(0));
+                    assert_eq!(sums[n / 2..].iter().sum::<f32>(), half(1));
+                }
             }
         }
     }

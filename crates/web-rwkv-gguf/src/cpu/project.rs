@@ -1,6 +1,6 @@
 //! Products `y = act(W x)`: shares their rows out among the threads, and chooses the kernel.
 
-use std::{array::from_fn, cell::RefCell};
+use std::cell::RefCell;
 
 use crate::{
     format::{self, Quant, with_quant},
@@ -226,18 +226,23 @@ impl Panel<'_> {
 
     /// Rows from `at`, of which the last is repeated at the end of the panel.
     #[inline(always)]
-    fn rows<T>(&self, at: usize, row: impl Fn(usize) -> T) -> [T; ROWS] {
-        from_fn(|i| row((at + i).min(self.at + self.rows - 1)))
+    fn rows(&self, at: usize) -> [&[u8]; ROWS] {
+        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = self.job.w.part((at + i).min(self.at + self.rows - 1), 0, self.job.w.columns);
+        }
+        rows
     }
 
     #[inline(always)]
     unsafe fn along<V: Vector, Q: Quant>(&self, x: &Acts16, offsets: &mut Vec<f32>) {
-        let columns = self.job.w.columns;
         for at in (self.at..self.at + self.rows).step_by(ROWS) {
-            let rows = self.rows(at, |row| format::cast::<Q>(self.job.w.part(row, 0, columns)));
+            let [a, b, c, d] = self.rows(at);
+            let rows =
+                [format::cast::<Q>(a), format::cast::<Q>(b), format::cast::<Q>(c), format::cast::<Q>(d)];
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                tiles!(4, self.job.x.x.tokens(), |t, N| {
+                tiles!(2, self.job.x.x.tokens(), |t, N| {
                     let offsets = &mut *offsets;
                     self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t, offsets }));
                 });
@@ -250,7 +255,7 @@ impl Panel<'_> {
         let Matrix { format, columns, .. } = *self.job.w;
         let x = self.job.x.x;
         for at in (self.at..self.at + self.rows).step_by(ROWS) {
-            let rows = self.rows(at, |row| self.job.w.part(row, 0, columns));
+            let rows = self.rows(at);
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 tiles!(2, x.tokens(), |t, N| {

@@ -35,6 +35,21 @@ pub(crate) trait Quant: Copy + 'static {
     /// # Safety
     /// As [`Bytes`].
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]);
+
+    /// Writes all codes, scales and offsets.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    #[inline(always)]
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            self.factors::<B>(scale, offset);
+            for (i, codes) in codes[..Self::LEN / 32].iter_mut().enumerate() {
+                self.codes::<B>(i).store(codes);
+            }
+        }
+    }
 }
 
 /// The f16 number in two little-endian bytes, without branches so that loops over it vectorise, and without
@@ -190,15 +205,12 @@ pub(crate) fn cast<Q: Quant>(bytes: &[u8]) -> &[Q] {
 }
 
 fn blocks<Q: Quant>(bytes: &[u8], out: &mut [f32]) {
-    let (mut codes, mut scale, mut offset) = ([0; 32], [0.0; 16], [0.0; 16]);
+    let (mut codes, mut scale, mut offset) = ([[0; 32]; 8], [0.0; 16], [0.0; 16]);
     for (block, out) in cast::<Q>(bytes).iter().zip(out.chunks_exact_mut(Q::LEN)) {
-        // SAFETY: portable bytes need no instructions, here and below.
-        unsafe { block.factors::<Portable>(&mut scale, &mut offset) };
-        for (i, out) in out.chunks_exact_mut(32).enumerate() {
-            // SAFETY: as above.
-            unsafe { block.codes::<Portable>(i).store(&mut codes) };
-            for (j, (y, q)) in out.iter_mut().zip(codes).enumerate() {
-                let g = (32 * i + j) / Q::GROUP;
+        // SAFETY: portable bytes need no instructions.
+        unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
+        for (g, out) in out.chunks_exact_mut(Q::GROUP).enumerate() {
+            for (y, &q) in out.iter_mut().zip(&codes.as_flattened()[g * Q::GROUP..]) {
                 *y = q as i8 as f32 * scale[g] + offset[g];
             }
         }
