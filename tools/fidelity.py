@@ -107,7 +107,9 @@ def main() -> None:
                 few = np.reshape(model.run_full(ids, 1), want.shape)
                 errors = [((got - want) ** 2).sum() / (want**2).sum() for got in (many, few, llama(path, ids))]
                 cells = [f"{error:.1e}" for error in errors]
-                print("|", " | ".join([source.stem, kind, *cells, f"{errors[2] / max(errors[:2]):.0f}"]), "|", flush=True)
+                print(
+                    "|", " | ".join([source.stem, kind, *cells, f"{errors[2] / max(errors[:2]):.0f}"]), "|", flush=True
+                )
 
 
 if __name__ == "__main__":
