@@ -80,5 +80,9 @@ accuracy: command
 	@for set in $(DEMO)-emails.jsonl models/rwkv7-mail/eval/*.jsonl; do for mode in "" --free; do \
 	  echo "$$set $$mode"; $(PYTHON) tools/evaluate.py $$set -- $$mode || exit 1; done; done
 
+# LLAMA_PYTHON=... says which Python has llama-cpp-python, built for this machine; without it there is no comparison.
+BENCH ?= $(DEMO:demo=rwkv7-mail-q4_k_m.gguf)
+
 bench: command
 	target/release/web-rwkv bench
+	$(PYTHON) tools/bench_llama.py $(BENCH)

@@ -18,8 +18,24 @@ const DOC_TOKENS: usize = 212;
 const FIELDS: usize = 10;
 const FIELD_TOKENS: usize = 12;
 
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    Load,
+    FirstToken,
+    Prefill,
+    Decode,
+    DocState,
+    FieldAnalysis,
+    StateBack,
+    Peaks,
+}
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Measure only these
+    #[arg(long, value_name = "WHAT,…", value_delimiter = ',')]
+    only: Vec<What>,
     /// Prefill lengths, in tokens
     #[arg(long, value_name = "T,…", value_delimiter = ',', default_values_t = [128, 512],
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -34,6 +50,7 @@ pub(crate) struct Args {
 
 /// One measurement, repeated.
 struct Row {
+    what: What,
     name: String,
     unit: &'static str,
     /// Sorted.
@@ -61,38 +78,49 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             lengths.push(*n)
         }
     });
-    let bar = Progress::new(lengths.len() + 5, "measurements");
+    let wanted = |what| args.only.is_empty() || args.only.contains(&what);
+    let bar = Progress::new(lengths.len() + 8, "measurements");
     let mut rows: Vec<Row> = vec![];
-    let mut measure = |name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<f64> {
-        bar.message(name.clone());
-        run()?; // caches, page faults, threads
-        let mut values = (0..repeats).map(|_| run()).collect::<Result<Vec<_>>>()?;
-        values.sort_by(f64::total_cmp);
-        rows.push(Row { name, unit, values, percent: None });
-        bar.set(rows.len());
-        Ok(rows[rows.len() - 1].median())
+    let mut measure = |what, name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<()> {
+        if wanted(what) {
+            bar.message(name.clone());
+            run()?; // caches, page faults, threads
+            let mut values = (0..repeats).map(|_| run()).collect::<Result<Vec<_>>>()?;
+            values.sort_by(f64::total_cmp);
+            rows.push(Row { what, name, unit, values, percent: None });
+            bar.set(rows.len());
+        }
+        Ok(())
     };
 
-    measure("load".into(), "ms", &mut || milliseconds(|| common.open_quietly().map(|m| drop(black_box(m)))))?;
+    measure(What::Load, "load".into(), "ms", &mut || {
+        milliseconds(|| common.open_quietly().map(|m| drop(black_box(m))))
+    })?;
+    measure(What::FirstToken, "load to first token".into(), "ms", &mut || {
+        milliseconds(|| {
+            let model = common.open_quietly()?;
+            read(&model, &[1], RnnOption::Last, &mut model.init_state())
+        })
+    })?;
     let model = common.open_quietly()?;
     let vocab = model.info().num_vocab;
     for &length in &lengths {
         let tokens = tokens(length as usize, vocab);
-        measure(format!("prefill {length} tokens"), "tok/s", &mut || {
+        measure(What::Prefill, format!("prefill {length} tokens"), "tok/s", &mut || {
             let mut state = model.init_state();
             let ms = milliseconds(|| read(&model, &tokens, RnnOption::Last, &mut state))?;
             Ok(f64::from(length) * 1e3 / ms)
         })?;
     }
     let next = tokens(DECODE_TOKENS, vocab);
-    measure(format!("decode {DECODE_TOKENS} tokens"), "tok/s", &mut || {
+    measure(What::Decode, format!("decode {DECODE_TOKENS} tokens"), "tok/s", &mut || {
         let mut state = model.init_state();
         let ms =
             milliseconds(|| next.chunks(1).try_for_each(|t| read(&model, t, RnnOption::Last, &mut state)))?;
         Ok(DECODE_TOKENS as f64 * 1e3 / ms)
     })?;
     let document = tokens(DOC_TOKENS, vocab);
-    measure(format!("doc state, {DOC_TOKENS} tokens"), "ms", &mut || {
+    measure(What::DocState, format!("doc state, {DOC_TOKENS} tokens"), "ms", &mut || {
         milliseconds(|| {
             let mut state = model.init_state();
             read(&model, &document, RnnOption::EmbedLast, &mut state)?;
@@ -102,14 +130,15 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     })?;
     let fields = vec![RnnInputBatch::new(tokens(FIELD_TOKENS, vocab), RnnOption::EmbedLast); FIELDS];
     let fields = RnnInput::new(fields, RnnInput::CHUNK);
-    measure(format!("field analysis, {FIELDS} fields of {FIELD_TOKENS}"), "ms", &mut || {
+    let name = format!("field analysis, {FIELDS} fields of {FIELD_TOKENS}");
+    measure(What::FieldAnalysis, name, "ms", &mut || {
         milliseconds(|| {
             let mut states = vec![model.init_state(); FIELDS];
             black_box(model.infer(&fields, &mut states)?);
             Ok(())
         })
     })?;
-    measure("state back".into(), "ms", &mut || {
+    measure(What::StateBack, "state back".into(), "ms", &mut || {
         let mut state = model.init_state();
         read(&model, &document[..1], RnnOption::EmbedLast, &mut state)?;
         milliseconds(|| {
@@ -117,25 +146,30 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             Ok(())
         })
     })?;
-    bar.finish();
+
     let matrices = model.matrices();
     let bytes: usize = matrices.iter().map(|m| m.1).sum();
     let weights: usize = matrices.iter().map(|m| m.2).sum();
     let head = vocab * model.info().num_emb;
-    let peaks = model.cpu().map(|(level, threads)| {
+    let memory = peak::memory();
+    let peaks = model.cpu().filter(|_| wanted(What::Peaks)).map(|(level, threads)| {
+        bar.message("memory bandwidth, arithmetic peak".into());
         (peak::bandwidth(threads, repeats), peak::arithmetic(level, threads, repeats))
     });
     if let Some((bandwidth, arithmetic)) = peaks {
-        for (i, &length) in lengths.iter().enumerate() {
+        let prefills = rows.iter_mut().filter(|row| row.what == What::Prefill);
+        for (row, &length) in prefills.zip(&lengths) {
             // The head runs on the last token only.
             let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
-            let row = &mut rows[1 + i];
             row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
         }
-        let decode = &mut rows[1 + lengths.len()];
-        decode.percent = Some(("of memory bandwidth", 100.0 * decode.median() * bytes as f64 / bandwidth));
+        if let Some(row) = rows.iter_mut().find(|row| row.what == What::Decode) {
+            row.percent = Some(("of memory bandwidth", 100.0 * row.median() * bytes as f64 / bandwidth));
+        }
     }
-    print(common.json, &model, bytes, peaks, &rows)?;
+    bar.finish();
+    let sizes = Sizes { bytes, weights, head, memory };
+    print(common.json, &model, &sizes, peaks, &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -179,6 +213,15 @@ fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a token needs: bytes and weights of the matrices, weights of the head alone; and the highest memory of the
+/// process so far, in bytes, where the system tells.
+struct Sizes {
+    bytes: usize,
+    weights: usize,
+    head: usize,
+    memory: Option<usize>,
+}
+
 fn milliseconds(run: impl FnOnce() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     run()?;
@@ -195,7 +238,7 @@ fn tokens(len: usize, vocab: usize) -> Vec<u32> {
     (0..len).map(|i| (1 + (i * 7919) % (vocab - 1).max(1)) as u32).collect()
 }
 
-fn print(json: bool, model: &Model, bytes: usize, peaks: Option<(f64, f64)>, rows: &[Row]) -> Result<()> {
+fn print(json: bool, model: &Model, sizes: &Sizes, peaks: Option<(f64, f64)>, rows: &[Row]) -> Result<()> {
     let mut out = stdout().lock();
     if json {
         let mut measured = Map::new();
@@ -208,12 +251,15 @@ fn print(json: bool, model: &Model, bytes: usize, peaks: Option<(f64, f64)>, row
             }
             measured.insert(row.name.clone(), entry);
         }
-        let line = json!({
+        let mut line = json!({
             "model": model.file(), "runs_on": model::runs_on(model),
-            "bytes_per_token": bytes, "bandwidth_gb_s": peaks.map(|p| p.0 / 1e9),
-            "arithmetic_gflop_s": peaks.map(|p| p.1 / 1e9),
-            "measured": measured,
+            "bytes_per_token": sizes.bytes, "weights": sizes.weights, "head_weights": sizes.head,
+            "peak_memory": sizes.memory, "measured": measured,
         });
+        if let Some((bandwidth, arithmetic)) = peaks {
+            line["bandwidth_gb_s"] = json!(bandwidth / 1e9);
+            line["arithmetic_gflop_s"] = json!(arithmetic / 1e9);
+        }
         writeln!(out, "{line}")?;
         return Ok(());
     }
@@ -231,9 +277,10 @@ fn print(json: bool, model: &Model, bytes: usize, peaks: Option<(f64, f64)>, row
     writeln!(out, "{} · {}", model.file(), model::runs_on(model))?;
     if let Some((bandwidth, arithmetic)) = peaks {
         let (bandwidth, arithmetic) = (bandwidth / 1e9, arithmetic / 1e9);
-        writeln!(out, "memory {bandwidth:.1} GB/s · f32 arithmetic {arithmetic:.1} GFLOP/s")?;
+        write!(out, "memory {bandwidth:.1} GB/s · f32 arithmetic {arithmetic:.1} GFLOP/s · ")?;
     }
-    writeln!(out, "{:.1} MB of weights per token", bytes as f64 / 1e6)?;
+    let memory = sizes.memory.map(|m| format!(" · {:.0} MB of memory at most", m as f64 / 1e6));
+    writeln!(out, "{:.1} MB of weights per token{}", sizes.bytes as f64 / 1e6, memory.unwrap_or_default())?;
     writeln!(out, "{table}")?;
     Ok(())
 }

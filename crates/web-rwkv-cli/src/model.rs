@@ -59,7 +59,7 @@ impl Args {
         let args = self.local()?;
         let waiting = Progress::spinner("loading the model");
         let start = Instant::now();
-        let checkpoint = args.checkpoint()?;
+        let checkpoint = args.checkpoint(Checkpoint::read)?;
         let model = args.model(&checkpoint)?;
         let time = start.elapsed();
         waiting.finish();
@@ -68,12 +68,13 @@ impl Args {
 
     /// The model, whose operations on a GPU are timed.
     pub(crate) fn open_profiled(&self) -> Result<Model> {
-        Ok(Model::from_checkpoint(&self.local()?.checkpoint()?, Options { profile: true, ..self.options() })?)
+        let checkpoint = self.local()?.checkpoint(Checkpoint::open)?;
+        Ok(Model::from_checkpoint(&checkpoint, Options { profile: true, ..self.options() })?)
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
         let args = self.local()?;
-        args.model(&args.checkpoint()?)
+        args.model(&args.checkpoint(Checkpoint::read)?)
     }
 
     fn model(&self, checkpoint: &Checkpoint) -> Result<Model> {
@@ -90,7 +91,7 @@ impl Args {
         if let Some(path) = &args.vocab {
             return Ok(Tokenizer::open(path)?);
         }
-        let Checkpoint { vocab, file, .. } = args.checkpoint()?;
+        let Checkpoint { vocab, file, .. } = args.checkpoint(Checkpoint::open)?;
         Ok(Tokenizer::new(vocab.ok_or_else(|| no_vocabulary(&file))?))
     }
 
@@ -107,9 +108,12 @@ impl Args {
     }
 
     /// What is in the file of the model.
-    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+    pub(crate) fn checkpoint(
+        &self,
+        open: fn(&Path) -> web_rwkv_gguf::Result<Checkpoint>,
+    ) -> Result<Checkpoint> {
         Ok(match &self.model {
-            Some(path) => Checkpoint::open(path)?,
+            Some(path) => open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
         })
     }

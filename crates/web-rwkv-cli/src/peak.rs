@@ -1,4 +1,5 @@
-//! What the machine can do: bytes per second from memory, floating point operations per second.
+//! What the machine can do, bytes per second from memory and floating point operations per second, and what memory the
+//! process has had.
 
 use std::{hint::black_box, thread, time::Instant};
 
@@ -34,6 +35,13 @@ pub(crate) fn arithmetic(level: Level, threads: usize, repeats: usize) -> f64 {
             }
         });
     })
+}
+
+/// The most memory that this process has had, in bytes; only Linux tells.
+pub(crate) fn memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok().map(|kb| kb * 1024)
 }
 
 fn best(repeats: usize, work: f64, mut run: impl FnMut()) -> f64 {

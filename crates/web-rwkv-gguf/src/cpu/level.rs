@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::{Bytes, Portable, f16};
+use crate::format::Bytes;
 
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,22 +52,29 @@ impl Level {
         [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(|l| l.is_available()).unwrap_or(Self::Scalar)
     }
 
-    /// Tokens of a tile, see [`Vector::TOKENS`].
-    pub(super) fn tokens(self) -> usize {
-        struct Tokens;
-        impl Kernel for Tokens {
-            type Output = usize;
-            #[inline(always)]
-            unsafe fn run<V: Vector>(self) -> usize {
-                V::TOKENS
-            }
-        }
-        dispatch(self, Tokens)
+    /// See [`Vector::LANES`].
+    pub(super) fn lanes(self) -> usize {
+        dispatch(self, Traits).0
+    }
+
+    /// See [`Vector::TOKENS`].
+    pub(super) fn tokens(self) -> Option<usize> {
+        dispatch(self, Traits).1
     }
 
     /// The level of this name: `scalar`, `avx2`, `avx512` or `neon`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|l| l.to_string() == name)
+    }
+}
+
+struct Traits;
+
+impl Kernel for Traits {
+    type Output = (usize, Option<usize>);
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> (usize, Option<usize>) {
+        (V::LANES, V::TOKENS)
     }
 }
 
@@ -82,29 +89,44 @@ impl fmt::Display for Level {
     }
 }
 
-/// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes or pairs of i16.
+/// Lanes of f32: a register of an instruction set, or one number.
 ///
 /// # Safety
 /// The functions may be called only where the CPU has the instruction set, that is inside [`dispatch`], and
 /// pointers must be good for a register of what they point to.
-pub(super) trait Vector: Copy {
-    type Int: Copy;
-    type Bytes: Bytes;
+pub(super) trait Lanes: Copy {
     const LANES: usize;
-    /// Tokens of a tile of a product: as many as there are registers for.
-    const TOKENS: usize;
-    /// Runs a kernel in a function of its own, which the compiler gives all the registers.
-    unsafe fn call<K: Kernel>(k: K) -> K::Output;
     unsafe fn splat(x: f32) -> Self;
-    /// `a` in the lower half of the lanes, `b` in the upper.
-    unsafe fn halves(a: f32, b: f32) -> Self;
     unsafe fn load(x: *const f32) -> Self;
-    /// `LANES` numbers of 16 bits.
-    unsafe fn load_f16(x: *const [u8; 2]) -> Self;
     unsafe fn store(y: *mut f32, x: Self);
     unsafe fn mul(a: Self, b: Self) -> Self;
     /// `a · b + c`
     unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
+}
+
+/// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes or pairs of i16.
+///
+/// # Safety
+/// As [`Lanes`].
+pub(super) trait Vector: Lanes {
+    type Int: Copy;
+    type Bytes: Bytes;
+    /// Rows of a tile of a product of floats with two registers of tokens: as many as there are registers for.
+    const ROWS: usize;
+    /// Tokens of a tile of a product of 16-bit integers with two registers of rows, where those products are faster
+    /// than those of floats.
+    const TOKENS: Option<usize>;
+    /// Runs a kernel in a function of its own, which the compiler gives all the registers.
+    unsafe fn call<K: Kernel>(k: K) -> K::Output;
+    /// `x[0]` in the lower half of the lanes, `x[1]` in the upper.
+    unsafe fn halves(x: *const f32) -> Self;
+    /// `LANES` numbers of 16 bits.
+    unsafe fn load_f16(x: *const [u8; 2]) -> Self;
+    unsafe fn load_bf16(x: *const [u8; 2]) -> Self;
+    /// `y[j][i] = x[i][j]` for i and j below `LANES`; the rows of x and y begin `from` and `to` numbers apart.
+    unsafe fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize);
+    /// Signed codes as numbers: `code · scale + offset`, of which each half has its own.
+    unsafe fn decode(codes: Self::Bytes, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]);
     unsafe fn sum(x: Self) -> f32;
     /// `max(a, |x|)`
     unsafe fn max_abs(a: Self, x: Self) -> Self;
@@ -117,8 +139,11 @@ pub(super) trait Vector: Copy {
     unsafe fn store_pairs(y: *mut i16, x: Self::Int);
     /// The same pair in every lane.
     unsafe fn splat_pair(x: *const i16) -> Self::Int;
-    /// `2 · LANES` signed bytes as pairs.
-    unsafe fn widen(x: *const i8) -> Self::Int;
+    /// Puts 32 numbers in the order in which `dot_codes` takes them.
+    unsafe fn arrange(x: &mut [i16; 32]);
+    /// Sums of products of 32 codes less `middle` and 32 arranged numbers, those of each half in a half of the lanes.
+    /// Codes are signed, unless there is a middle.
+    unsafe fn dot_codes(codes: Self::Bytes, middle: u8, x: *const i16) -> Self::Int;
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
     unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
@@ -134,9 +159,10 @@ pub(super) trait Kernel {
     unsafe fn run<V: Vector>(self) -> Self::Output;
 }
 
-/// Runs a kernel at a level, which the machine must have; scalar runs it on single floats.
+/// Runs a kernel at a level, which the machine must have; scalar code has none.
 pub(super) fn dispatch<K: Kernel>(level: Level, k: K) -> K::Output {
     debug_assert!(level.is_available());
+    #[allow(unused_unsafe)] // elsewhere
     // SAFETY: a `Cpu` is made only at a level that the machine has.
     unsafe {
         match level {
@@ -146,7 +172,7 @@ pub(super) fn dispatch<K: Kernel>(level: Level, k: K) -> K::Output {
             Level::Avx512 => <std::arch::x86_64::__m512 as Vector>::call(k),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => <std::arch::aarch64::float32x4_t as Vector>::call(k),
-            _ => f32::call(k),
+            _ => unreachable!("{level} has no registers"),
         }
     }
 }
@@ -165,11 +191,11 @@ macro_rules! functions {
 
 /// `Vector::call` with instructions enabled.
 macro_rules! call {
-    ($($features:literal)?) => {
+    ($features:literal) => {
         #[inline(always)]
         unsafe fn call<K: Kernel>(k: K) -> K::Output {
             #[inline(never)]
-            $(#[target_feature(enable = $features)])?
+            #[target_feature(enable = $features)]
             unsafe fn call<V: Vector, K: Kernel>(k: K) -> K::Output {
                 // SAFETY: this function has the features.
                 unsafe { k.run::<V>() }
@@ -180,59 +206,58 @@ macro_rules! call {
     };
 }
 
-impl Vector for f32 {
-    type Int = i32;
-    type Bytes = Portable;
+impl Lanes for f32 {
     const LANES: usize = 1;
-    const TOKENS: usize = 1;
-    call! {}
     functions! {
-    fn splat(x: f32) -> f32 = x;
-    fn halves(a: f32, _b: f32) -> f32 = a;
-    fn load(x: *const f32) -> f32 = *x;
-    fn load_f16(x: *const [u8; 2]) -> f32 = f16(*x);
-    fn store(y: *mut f32, x: f32) = *y = x;
-    fn mul(a: f32, b: f32) -> f32 = a * b;
-    fn fma(a: f32, b: f32, c: f32) -> f32 = a * b + c;
-    fn sum(x: f32) -> f32 = x;
-    fn max_abs(a: f32, x: f32) -> f32 = a.max(x.abs());
-    fn largest(x: f32) -> f32 = x;
-    fn store_codes(y: *mut i16, x: f32) = *y = x.round_ties_even() as i16;
-    fn zero() -> i32 = 0;
-    fn load_pairs(x: *const i16) -> i32 = x.cast::<i32>().read_unaligned();
-    fn store_pairs(y: *mut i16, x: i32) = y.cast::<i32>().write_unaligned(x);
-    fn splat_pair(x: *const i16) -> i32 = x.cast::<i32>().read_unaligned();
-    fn widen(x: *const i8) -> i32 = pair(*x, *x.add(1));
-    fn widen_quads(x: *const i8) -> [i32; 2] = [pair(*x, *x.add(1)), pair(*x.add(2), *x.add(3))];
-    fn dot(a: i32, b: i32, c: i32) -> i32 = a as i16 as i32 * b as i16 as i32 + (a >> 16) * (b >> 16) + c;
-    fn to_float(x: i32) -> f32 = x as f32;
-        fn prefetch(_x: *const u8) = ();
+        fn splat(x: f32) -> f32 = x;
+        fn load(x: *const f32) -> f32 = *x;
+        fn store(y: *mut f32, x: f32) = *y = x;
+        fn mul(a: f32, b: f32) -> f32 = a * b;
+        fn fma(a: f32, b: f32, c: f32) -> f32 = a * b + c;
     }
-}
-
-fn pair(a: i8, b: i8) -> i32 {
-    a as i16 as u16 as i32 | (b as i32) << 16
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Bytes, Kernel, Vector};
+    use super::{Bytes, Kernel, Lanes, Vector};
     use std::arch::{asm, x86_64::*};
+
+    impl Lanes for __m256 {
+        const LANES: usize = 8;
+        functions! {
+            fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+            fn load(x: *const f32) -> __m256 = _mm256_loadu_ps(x);
+            fn store(y: *mut f32, x: __m256) = _mm256_storeu_ps(y, x);
+            fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+            fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        }
+    }
 
     impl Vector for __m256 {
         type Int = __m256i;
         type Bytes = __m256i;
-        const LANES: usize = 8;
-        const TOKENS: usize = 2;
+        const ROWS: usize = 6;
+        const TOKENS: Option<usize> = None;
         call! { "avx2,fma,f16c" }
         functions! {
-            fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
-            fn halves(a: f32, b: f32) -> __m256 = _mm256_set_m128(_mm_set1_ps(b), _mm_set1_ps(a));
-            fn load(x: *const f32) -> __m256 = _mm256_loadu_ps(x);
+            fn halves(x: *const f32) -> __m256 = {
+                let both = _mm256_castpd_ps(_mm256_set1_pd(x.cast::<f64>().read_unaligned()));
+                _mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
+            };
             fn load_f16(x: *const [u8; 2]) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(x.cast()));
-            fn store(y: *mut f32, x: __m256) = _mm256_storeu_ps(y, x);
-            fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
-            fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+            fn load_bf16(x: *const [u8; 2]) -> __m256 =
+                _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(x.cast())), 16));
+            fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize) = transpose_8(x, from, y, to);
+            fn decode(codes: __m256i, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]) = {
+                let halves = [_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1)];
+                for (i, half) in halves.into_iter().enumerate() {
+                    let (scale, offset) = (_mm256_set1_ps(scale[i]), _mm256_set1_ps(offset[i]));
+                    for (j, codes) in [half, _mm_unpackhi_epi64(half, half)].into_iter().enumerate() {
+                        let x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+                        _mm256_storeu_ps(y.as_mut_ptr().add(16 * i + 8 * j), _mm256_fmadd_ps(x, scale, offset));
+                    }
+                }
+            };
             fn sum(x: __m256) -> f32 = {
                 let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
                 let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -252,7 +277,25 @@ mod x86 {
             fn load_pairs(x: *const i16) -> __m256i = _mm256_loadu_si256(x.cast());
             fn store_pairs(y: *mut i16, x: __m256i) = _mm256_storeu_si256(y.cast(), x);
             fn splat_pair(x: *const i16) -> __m256i = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            fn widen(x: *const i8) -> __m256i = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.cast()));
+            fn arrange(x: &mut [i16; 32]) = {
+                // The bytes at even places, then those at odd ones: so a register is taken apart fastest.
+                let pairs = x.as_chunks::<2>().0;
+                *x = std::array::from_fn(|i| pairs[i % 16][i / 16]);
+            };
+            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m256i = {
+                let (even, odd) = if middle == 0 {
+                    // Shifts have one unit, shuffles another one.
+                    let up = _mm_setr_epi8(-1, 0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14);
+                    let even = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(up));
+                    (_mm256_srai_epi16(even, 8), _mm256_srai_epi16(codes, 8))
+                } else {
+                    let middle = _mm256_set1_epi16(middle as i16);
+                    let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+                    (_mm256_sub_epi16(even, middle), _mm256_sub_epi16(_mm256_srli_epi16(codes, 8), middle))
+                };
+                let even = _mm256_madd_epi16(even, _mm256_loadu_si256(x.cast()));
+                _mm256_add_epi32(even, _mm256_madd_epi16(odd, _mm256_loadu_si256(x.add(16).cast())))
+            };
             fn widen_quads(x: *const i8) -> [__m256i; 2] = {
                 // Each byte to the top of a 16-bit half, from where it is shifted down with its sign.
                 let x = _mm256_loadu_si256(x.cast());
@@ -269,6 +312,7 @@ mod x86 {
 
     impl Bytes for __m256i {
         functions! {
+            fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(x) as i32)));
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
             fn bits(self, shift: u32, mask: u8) -> Self = {
@@ -301,6 +345,29 @@ mod x86 {
         i64::from_le_bytes([byte; 8])
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn transpose_8(x: *const f32, from: usize, y: *mut f32, to: usize) {
+        // SAFETY: x and y have the room that the caller promises.
+        unsafe {
+            let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(x.add(i * from)));
+            let mut a = x;
+            for i in 0..4 {
+                a[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+                a[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+            }
+            let mut b = a;
+            for (i, j) in [(0, 0), (2, 1), (4, 4), (6, 5)] {
+                b[i] = _mm256_shuffle_ps(a[j], a[j + 2], 0x44);
+                b[i + 1] = _mm256_shuffle_ps(a[j], a[j + 2], 0xee);
+            }
+            for i in 0..4 {
+                _mm256_storeu_ps(y.add(i * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+                _mm256_storeu_ps(y.add((i + 4) * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+            }
+        }
+    }
+
     /// The intrinsic would be taken apart again by LLVM, into a product and a sum, which is half as fast.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -313,20 +380,41 @@ mod x86 {
         sum
     }
 
-    impl Vector for __m512 {
-        type Int = __m512i;
-        type Bytes = __m256i;
+    impl Lanes for __m512 {
         const LANES: usize = 16;
-        const TOKENS: usize = 6;
-        call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
         functions! {
             fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
-            fn halves(a: f32, b: f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b));
             fn load(x: *const f32) -> __m512 = _mm512_loadu_ps(x);
-            fn load_f16(x: *const [u8; 2]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(x.cast()));
             fn store(y: *mut f32, x: __m512) = _mm512_storeu_ps(y, x);
             fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        }
+    }
+
+    impl Vector for __m512 {
+        type Int = __m512i;
+        type Bytes = __m256i;
+        const ROWS: usize = 12;
+        const TOKENS: Option<usize> = Some(6);
+        call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
+        functions! {
+            fn halves(x: *const f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*x), _mm512_set1_ps(*x.add(1)));
+            fn load_f16(x: *const [u8; 2]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(x.cast()));
+            fn load_bf16(x: *const [u8; 2]) -> __m512 =
+                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(x.cast())), 16));
+            fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize) = {
+                for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                    transpose_8(x.add(i * from + j), from, y.add(j * to + i), to);
+                }
+            };
+            fn decode(codes: __m256i, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]) = {
+                let halves = [_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1)];
+                for (i, half) in halves.into_iter().enumerate() {
+                    let x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half));
+                    let x = _mm512_fmadd_ps(x, _mm512_set1_ps(scale[i]), _mm512_set1_ps(offset[i]));
+                    _mm512_storeu_ps(y.as_mut_ptr().add(16 * i), x);
+                }
+            };
             fn sum(x: __m512) -> f32 = _mm512_reduce_add_ps(x);
             fn max_abs(a: __m512, x: __m512) -> __m512 = _mm512_max_ps(a, _mm512_abs_ps(x));
             fn largest(x: __m512) -> f32 = _mm512_reduce_max_ps(x);
@@ -336,7 +424,9 @@ mod x86 {
             fn load_pairs(x: *const i16) -> __m512i = _mm512_loadu_si512(x.cast());
             fn store_pairs(y: *mut i16, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
             fn splat_pair(x: *const i16) -> __m512i = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-            fn widen(x: *const i8) -> __m512i = _mm512_cvtepi8_epi16(_mm256_loadu_si256(x.cast()));
+            fn arrange(_x: &mut [i16; 32]) = ();
+            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m512i =
+                dpwssd(_mm512_cvtepi8_epi16(codes.less(middle)), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
             fn widen_quads(x: *const i8) -> [__m512i; 2] = {
                 let x = _mm512_loadu_si512(x.cast());
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -353,26 +443,56 @@ mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::{Bytes, Kernel, Vector, f16};
+    use super::{Bytes, Kernel, Lanes, Vector};
     use std::arch::{aarch64::*, asm};
+
+    impl Lanes for float32x4_t {
+        const LANES: usize = 4;
+        functions! {
+            fn splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
+            fn load(x: *const f32) -> float32x4_t = vld1q_f32(x);
+            fn store(y: *mut f32, x: float32x4_t) = vst1q_f32(y, x);
+            fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+            fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+        }
+    }
 
     impl Vector for float32x4_t {
         type Int = int32x4_t;
         type Bytes = uint8x16x2_t;
-        const LANES: usize = 4;
-        const TOKENS: usize = 6;
+        const ROWS: usize = 12;
+        const TOKENS: Option<usize> = None;
         call! { "neon" }
         functions! {
-            fn splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
-            fn halves(a: f32, b: f32) -> float32x4_t = vcombine_f32(vdup_n_f32(a), vdup_n_f32(b));
-            fn load(x: *const f32) -> float32x4_t = vld1q_f32(x);
+            fn halves(x: *const f32) -> float32x4_t = vcombine_f32(vdup_n_f32(*x), vdup_n_f32(*x.add(1)));
             fn load_f16(x: *const [u8; 2]) -> float32x4_t = {
-                let y = [f16(*x), f16(*x.add(1)), f16(*x.add(2)), f16(*x.add(3))];
-                vld1q_f32(y.as_ptr())
+                let y: float32x4_t;
+                let halves = vld1_u16(x.cast());
+                asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) y, in(vreg) halves, options(pure, nomem, nostack, preserves_flags));
+                y
             };
-            fn store(y: *mut f32, x: float32x4_t) = vst1q_f32(y, x);
-            fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
-            fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+            fn load_bf16(x: *const [u8; 2]) -> float32x4_t = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x.cast()), 16));
+            fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize) = {
+                let x = float32x4x4_t(vld1q_f32(x), vld1q_f32(x.add(from)), vld1q_f32(x.add(2 * from)), vld1q_f32(x.add(3 * from)));
+                let mut turned = [[0.0; 4]; 4];
+                vst4q_f32(turned.as_mut_ptr().cast(), x);
+                for (i, row) in turned.iter().enumerate() {
+                    vst1q_f32(y.add(i * to), vld1q_f32(row.as_ptr()));
+                }
+            };
+            fn decode(codes: uint8x16x2_t, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]) = {
+                for (i, half) in [codes.0, codes.1].into_iter().enumerate() {
+                    let half = vreinterpretq_s8_u8(half);
+                    let (scale, offset) = (vdupq_n_f32(scale[i]), vdupq_n_f32(offset[i]));
+                    for (j, x) in [vmovl_s8(vget_low_s8(half)), vmovl_high_s8(half)].into_iter().enumerate() {
+                        let quads = [vmovl_s16(vget_low_s16(x)), vmovl_high_s16(x)];
+                        for (k, x) in quads.into_iter().enumerate() {
+                            let x = vfmaq_f32(offset, vcvtq_f32_s32(x), scale);
+                            vst1q_f32(y.as_mut_ptr().add(16 * i + 8 * j + 4 * k), x);
+                        }
+                    }
+                }
+            };
             fn sum(x: float32x4_t) -> f32 = vaddvq_f32(x);
             fn max_abs(a: float32x4_t, x: float32x4_t) -> float32x4_t = vmaxq_f32(a, vabsq_f32(x));
             fn largest(x: float32x4_t) -> f32 = vmaxvq_f32(x);
@@ -381,7 +501,20 @@ mod arm {
             fn load_pairs(x: *const i16) -> int32x4_t = vreinterpretq_s32_s16(vld1q_s16(x));
             fn store_pairs(y: *mut i16, x: int32x4_t) = vst1q_s16(y, vreinterpretq_s16_s32(x));
             fn splat_pair(x: *const i16) -> int32x4_t = vdupq_n_s32(x.cast::<i32>().read_unaligned());
-            fn widen(x: *const i8) -> int32x4_t = vreinterpretq_s32_s16(vmovl_s8(vld1_s8(x)));
+            fn arrange(_x: &mut [i16; 32]) = ();
+            fn dot_codes(codes: uint8x16x2_t, middle: u8, x: *const i16) -> int32x4_t = {
+                let codes = codes.less(middle);
+                let half = |codes, x: *const i16| {
+                    let codes = vreinterpretq_s8_u8(codes);
+                    let (a, b) = (vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes));
+                    let (x, y) = (vld1q_s16(x), vld1q_s16(x.add(8)));
+                    let sum = vmull_s16(vget_low_s16(a), vget_low_s16(x));
+                    let sum = vmlal_high_s16(sum, a, x);
+                    let sum = vmlal_s16(sum, vget_low_s16(b), vget_low_s16(y));
+                    vmlal_high_s16(sum, b, y)
+                };
+                vpaddq_s32(half(codes.0, x), half(codes.1, x.add(16)))
+            };
             fn widen_quads(x: *const i8) -> [int32x4_t; 2] = {
                 let x = vld1q_s8(x);
                 let a = vreinterpretq_s32_s16(vmovl_s8(vget_low_s8(x)));
@@ -400,6 +533,7 @@ mod arm {
 
     impl Bytes for uint8x16x2_t {
         functions! {
+            fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
             fn load(x: &[u8; 32]) -> Self = vld1q_u8_x2(x.as_ptr());
             fn store(self, y: &mut [u8; 32]) = vst1q_u8_x2(y.as_mut_ptr(), self);
             fn bits(self, shift: u32, mask: u8) -> Self = {
@@ -460,6 +594,8 @@ mod tests {
                     y[..2 * n].to_vec()
                 };
                 let wide = |i: usize| i16::from(q[i]);
+                let bytes: [u8; 32] = std::array::from_fn(|i| q[i] as u8);
+                let signed = V::Bytes::load(&bytes);
                 let a = V::load(x.as_ptr());
                 assert_eq!(
                     floats(V::mul(a, V::splat(2.0))),
@@ -482,32 +618,59 @@ mod tests {
                 V::store_codes(codes.as_mut_ptr(), a);
                 let whole = x[..n].iter().map(|x| x.round_ties_even() as i16).chain([7]);
                 assert_eq!(codes[..=n], whole.collect::<Vec<_>>());
-                if n > 1 {
-                    let both = [vec![1.5; n / 2], vec![2.5; n / 2]].concat();
-                    assert_eq!(floats(V::halves(1.5, 2.5)), both);
-                }
+                let both = [vec![x[0]; n / 2], vec![x[1]; n / 2]].concat();
+                assert_eq!(floats(V::halves(x.as_ptr())), both);
                 assert_eq!(pairs(V::load_pairs(p.as_ptr())), p[..2 * n]);
                 assert_eq!(pairs(V::splat_pair(p[3..].as_ptr())), [p[3], p[4]].repeat(n));
                 assert_eq!(pairs(V::zero()), vec![0; 2 * n]);
-                assert_eq!(pairs(V::widen(q.as_ptr())), (0..2 * n).map(wide).collect::<Vec<_>>());
+                let mut decoded = [0.0; 32];
+                V::decode(signed, [0.5, 0.25], [1.0, 2.0], &mut decoded);
+                for (i, y) in decoded.into_iter().enumerate() {
+                    let (scale, offset) = ([0.5, 0.25][i / 16], [1.0, 2.0][i / 16]);
+                    assert_eq!(y, f32::from(wide(i)) * scale + offset);
+                }
+                let square: Vec<f32> = (0..17 * 16).map(|i| i as f32).collect();
+                let mut turned = vec![-1.0; 18 * 16];
+                V::transpose(square.as_ptr(), 17, turned.as_mut_ptr(), 18);
+                for (i, y) in turned.into_iter().enumerate() {
+                    let (j, i) = (i / 18, i % 18);
+                    assert_eq!(y, if i < n && j < n { square[i * 17 + j] } else { -1.0 });
+                }
+                let halves =
+                    [[0, 0], [0xc0, 0x3f], [0x80, 0xff]].into_iter().cycle().take(16).collect::<Vec<_>>();
+                assert_eq!(
+                    floats(V::load_bf16(halves.as_ptr())),
+                    [0.0, 1.5, f32::NEG_INFINITY].repeat(6)[..n]
+                );
                 for (half, v) in V::widen_quads(q.as_ptr()).into_iter().enumerate() {
                     let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
                     assert_eq!(pairs(v), want.collect::<Vec<_>>());
                 }
-                let (a, b) = (V::load_pairs(p.as_ptr()), V::widen(q.as_ptr()));
-                let dot = |i: usize| {
-                    i32::from(p[2 * i]) * i32::from(q[2 * i])
-                        + i32::from(p[2 * i + 1]) * i32::from(q[2 * i + 1])
-                };
+                let small: Vec<i16> = p.iter().map(|x| x >> 2).collect();
+                let (a, b) = (V::load_pairs(small.as_ptr()), V::load_pairs(small.as_ptr()));
+                let dot = |i: usize| i32::from(small[2 * i]).pow(2) + i32::from(small[2 * i + 1]).pow(2);
                 let want: Vec<f32> = (0..n).map(|i| 2.0 * dot(i) as f32).collect();
                 assert_eq!(floats(V::to_float(V::dot(b, a, V::dot(a, b, V::zero())))), want);
+                let mut arranged: [i16; 32] = std::array::from_fn(|i| p[i]);
+                V::arrange(&mut arranged);
+                for middle in [0, 8] {
+                    let unsigned = V::Bytes::load(&bytes.map(|q| q >> 4));
+                    let codes = if middle == 0 { signed } else { unsigned };
+                    let code = |i: usize| if middle == 0 { wide(i) } else { i16::from(bytes[i] >> 4) - 8 };
+                    let sums = floats(V::to_float(V::dot_codes(codes, middle, arranged.as_ptr())));
+                    let half = |h: usize| {
+                        (16 * h..16 * h + 16).map(|i| f32::from(p[i]) * f32::from(code(i))).sum::<f32>()
+                    };
+                    assert_eq!(sums[..n / 2].iter().sum::<f32>(), half(0));
+                    assert_eq!(sums[n / 2..].iter().sum::<f32>(), half(1));
+                }
             }
         }
     }
 
     #[test]
     fn every_function_does_what_it_says() {
-        for &level in Level::ALL {
+        for &level in &Level::ALL[1..] {
             if level.is_available() {
                 dispatch(level, Functions);
             } else {

@@ -1,9 +1,13 @@
 //! The CPU executor.
 
+mod across;
+mod acts16;
 #[cfg(test)]
 mod cases;
 mod dot;
+mod gemm;
 mod level;
+mod lines;
 mod math;
 mod pool;
 mod project;
@@ -35,13 +39,20 @@ pub(crate) struct Cpu {
 pub(crate) type Watch = Box<dyn Fn(&[u8], &[f32]) + Send + Sync>;
 
 impl Matrix {
+    #[inline(always)]
     fn row_bytes(&self) -> usize {
         self.format.row_bytes(self.columns).expect("checked when the model was opened")
     }
 
     fn row(&self, i: usize, out: &mut [f32]) {
-        let n = self.row_bytes();
-        format::decode(self.format, &self.data[i * n..(i + 1) * n], out);
+        format::decode(self.format, self.part(i, 0, self.columns), out);
+    }
+
+    /// The bytes of values `at..at + len` of row `i`, which are whole blocks.
+    #[inline(always)]
+    fn part(&self, i: usize, at: usize, len: usize) -> &[u8] {
+        let bytes = |values: usize| values / self.format.block_len() * self.format.block_bytes();
+        &self.data[i * self.row_bytes() + bytes(at)..][..bytes(len)]
     }
 }
 

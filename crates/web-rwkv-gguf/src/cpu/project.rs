@@ -1,48 +1,49 @@
 //! Products `y = act(W x)`: shares their rows out among the threads, and chooses the kernel.
 
-use std::{array::from_fn, cell::RefCell};
+use std::cell::RefCell;
 
-use crate::ops::{Act, Product};
+use crate::{
+    format::{self, Quant, with_quant},
+    ops::{Act, Product},
+};
 
 use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
-    dot::{
-        Across, AcrossFloats, Acts16, Along, Codes, Decode, Floats, Pack, Packed, Target, Turn, Turned, tile,
-    },
+    across::{Across, Codes, Pack, Packed, Target},
+    acts16::{Acts16, tile},
+    dot::{Along, AlongFloats},
+    gemm::{self, Columns, PANEL},
     level::{Kernel, Vector, dispatch},
     math::Fast,
     scalar,
 };
 
-/// Rows of a task: decoded and used by all tokens, they stay in the second-level cache.
-const PANEL: usize = 64;
-
 /// Rows of the tiles whose lanes lie along the columns.
 const ROWS: usize = 4;
 
-/// From so many tokens on it pays to turn codes so that lanes lie along the rows.
+/// From so many tokens on it pays to turn weights or activations so that no sum goes across lanes.
 const MANY: usize = 12;
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
-    let mut quantized: Vec<(&Acts, usize, Acts16)> = vec![];
-    for p in &*products {
-        let (x, columns) = (p.x, p.w.columns);
-        let known = quantized.iter().any(|(y, n, _)| std::ptr::eq(*y, x) && *n == columns);
-        if p.w.format.group().is_some() && !known {
-            let most = if x.tokens() < MANY { 1 } else { cpu.level.tokens() };
-            quantized.push((x, columns, Acts16::new(cpu, x, columns, most)));
-        }
-    }
-    let jobs: Vec<_> = products
-        .iter_mut()
+    let mut inputs: Vec<Input<'_>> = vec![];
+    let ways: Vec<usize> = products
+        .iter()
         .map(|p| {
-            let same = |(x, n, _): &&(&Acts, usize, Acts16)| std::ptr::eq(*x, p.x) && *n == p.w.columns;
-            let x16 = p.w.format.group().and_then(|_| quantized.iter().find(same)).map(|(_, _, x)| x);
-            Job { w: p.w, x: p.x, x16, act: p.act, y: p.y.shared() }
+            let way = Way::of(cpu, p);
+            let same = |i: &Input<'_>| std::ptr::eq(i.x, p.x) && i.way == way && i.columns == p.w.columns;
+            inputs.iter().position(same).unwrap_or_else(|| {
+                inputs.push(Input::new(cpu, p.x, way, p.w.columns));
+                inputs.len() - 1
+            })
         })
         .collect();
-    let work: usize = jobs.iter().map(|j| j.w.rows * j.w.columns * j.x.tokens()).sum();
+    let jobs: Vec<_> = products
+        .iter_mut()
+        .zip(ways)
+        .map(|(p, i)| Job { w: p.w, x: &inputs[i], act: p.act, y: p.y.shared() })
+        .collect();
+    let work: usize = jobs.iter().map(|j| j.w.rows * j.w.columns * j.x.x.tokens()).sum();
     let panels: Vec<_> =
         jobs.iter().flat_map(|job| (0..job.w.rows).step_by(PANEL).map(move |at| (job, at))).collect();
     let tasks = if work < SMALL { 1 } else { panels.len().min(16 * cpu.threads()) };
@@ -54,11 +55,55 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
     });
 }
 
+/// How a product is computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Few tokens, blocks.
+    Along,
+    /// Few tokens, floats.
+    AlongFloats,
+    /// Many tokens, blocks in integers.
+    Across,
+    /// Many tokens, in floats.
+    Gemm,
+}
+
+impl Way {
+    fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
+        match (p.x.tokens() < MANY, p.w.format.group()) {
+            (true, Some(_)) => Self::Along,
+            (true, None) => Self::AlongFloats,
+            (false, Some(_)) if cpu.level.tokens().is_some() => Self::Across,
+            (false, _) => Self::Gemm,
+        }
+    }
+}
+
+/// Activations of a product, and what its way makes of them.
+struct Input<'a> {
+    x: &'a Acts,
+    way: Way,
+    columns: usize,
+    x16: Option<Acts16>,
+    turned: Option<Columns>,
+}
+
+impl<'a> Input<'a> {
+    fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
+        let most = match way {
+            Way::Along => Some(1),
+            Way::Across => cpu.level.tokens(),
+            _ => None,
+        };
+        let x16 = most.map(|most| Acts16::new(cpu, x, columns, most));
+        let turned = (way == Way::Gemm).then(|| Columns::new(cpu, x, columns));
+        Self { x, way, columns, x16, turned }
+    }
+}
+
 struct Job<'a> {
     w: &'a Matrix,
-    x: &'a Acts,
-    /// The activations for quantized weights.
-    x16: Option<&'a Acts16>,
+    x: &'a Input<'a>,
     act: Act,
     y: Shared<f32>,
 }
@@ -70,13 +115,13 @@ struct Panel<'a> {
     rows: usize,
 }
 
-/// What a thread decodes weights into.
+/// What a thread computes in.
 #[derive(Default)]
 struct Scratch {
     codes: Codes,
     packed: Packed,
-    rows: Vec<f32>,
-    turned: Turned,
+    offsets: Vec<f32>,
+    gemm: gemm::Scratch,
 }
 
 thread_local! {
@@ -92,15 +137,19 @@ impl Kernel for Run<'_> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { panel, scratch } = self;
-        let many = panel.job.x.tokens() >= MANY;
-        // SAFETY: this runs inside `dispatch`.
+        let Self { panel: Panel { job, at, rows }, scratch } = self;
+        let (panel, format) = (&self.panel, job.w.format);
+        // SAFETY: this runs inside `dispatch`, and this task alone has these rows.
         unsafe {
-            match (panel.job.x16, panel.job.w.format.group()) {
-                (Some(x), Some(group)) if many => panel.many::<V>(x, group, scratch),
-                (Some(x), Some(group)) => panel.few::<V>(x, group, &mut scratch.codes),
-                _ if many => panel.many_floats::<V>(scratch),
-                _ => panel.few_floats::<V>(&mut scratch.rows),
+            match (&job.x.x16, &job.x.turned) {
+                (Some(x), _) if job.x.way == Way::Across => panel.across::<V>(x, scratch),
+                (Some(x), _) => with_quant!(format, Q => panel.along::<V, Q>(x, &mut scratch.offsets),
+                    _ => unreachable!("{format:?} is not in blocks")),
+                (_, Some(x)) => {
+                    let scratch = &mut scratch.gemm;
+                    V::call(gemm::Panel { w: job.w, at, rows, x, act: job.act, y: job.y, scratch });
+                }
+                _ => panel.along_floats::<V>(),
             }
         }
     }
@@ -146,21 +195,22 @@ impl Panel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn many<V: Vector>(&self, x: &Acts16, group: usize, scratch: &mut Scratch) {
-        let (columns, step) = (self.job.w.columns, 2 * V::LANES);
+    unsafe fn across<V: Vector>(&self, x: &Acts16, scratch: &mut Scratch) {
+        let (w, step) = (self.job.w, 2 * V::LANES);
+        let group = w.format.group().expect("it is in blocks");
         let registers = 2 * self.rows.div_ceil(step);
         let Scratch { codes, packed, .. } = scratch;
-        codes.resize(V::LANES, columns, group);
-        packed.resize(registers * V::LANES, columns, group);
+        codes.resize(V::LANES, w.columns, group);
+        packed.resize(registers * V::LANES, w.columns, group);
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.
         unsafe {
             for register in 0..registers {
-                codes.read::<V>(self.job.w.format, self.bytes(self.at + register * V::LANES, V::LANES));
+                codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
                 V::call(Pack { w: codes, packed, register });
             }
             for register in (0..registers).step_by(2) {
                 let (w, target) = (&*packed, self.target::<V>(register * V::LANES));
-                tiles!(V::TOKENS, self.job.x.tokens(), |t, N| match group {
+                tiles!(V::TOKENS.unwrap_or(1), self.job.x.x.tokens(), |t, N| match group {
                     16 => V::call(Across::<N, 16> { w, x, register, t, target }),
                     _ => V::call(Across::<N, 32> { w, x, register, t, target }),
                 });
@@ -174,66 +224,42 @@ impl Panel<'_> {
         Target { y: self.job.y, at: self.at + first, rows, act: self.job.act }
     }
 
-    /// The bytes of the rows after those of `bytes(at, ROWS)`, or of the next panel's first.
-    fn next(&self, at: usize) -> &[u8] {
-        let (w, n) = (self.job.w, self.job.w.row_bytes());
-        &w.data[(at + ROWS).min(w.rows) * n..(at + 2 * ROWS).min(w.rows) * n]
+    /// Rows from `at`, of which the last is repeated at the end of the panel.
+    #[inline(always)]
+    fn rows(&self, at: usize) -> [&[u8]; ROWS] {
+        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = self.job.w.part((at + i).min(self.at + self.rows - 1), 0, self.job.w.columns);
+        }
+        rows
     }
 
     #[inline(always)]
-    unsafe fn few<V: Vector>(&self, x: &Acts16, group: usize, codes: &mut Codes) {
-        codes.resize(ROWS, self.job.w.columns, group);
+    unsafe fn along<V: Vector, Q: Quant>(&self, x: &Acts16, offsets: &mut Vec<f32>) {
         for at in (self.at..self.at + self.rows).step_by(ROWS) {
+            let [a, b, c, d] = self.rows(at);
+            let rows =
+                [format::cast::<Q>(a), format::cast::<Q>(b), format::cast::<Q>(c), format::cast::<Q>(d)];
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                codes.read::<V>(self.job.w.format, self.bytes(at, ROWS));
-                let w = &*codes;
-                tiles!(V::TOKENS.min(4), self.job.x.tokens(), |t, N| {
-                    let next = if t == 0 { self.next(at) } else { &[] };
-                    match group {
-                        16 => self.write(at, t, V::call(Along::<ROWS, N, 16> { w, x, t, next })),
-                        _ => self.write(at, t, V::call(Along::<ROWS, N, 32> { w, x, t, next })),
-                    }
+                tiles!(2, self.job.x.x.tokens(), |t, N| {
+                    let offsets = &mut *offsets;
+                    self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t, offsets }));
                 });
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn many_floats<V: Vector>(&self, scratch: &mut Scratch) {
+    unsafe fn along_floats<V: Vector>(&self) {
         let Matrix { format, columns, .. } = *self.job.w;
-        let step = 2 * V::LANES;
-        let Scratch { rows, turned, .. } = scratch;
-        rows.resize(step * columns, 0.0);
-        turned.resize(columns);
-        for first in (0..self.rows).step_by(step) {
-            let target = self.target::<V>(first);
-            let bytes = self.bytes(self.at + first, step);
-            // SAFETY: the caller's promise is handed on, and this task alone has these rows.
-            unsafe {
-                V::call(Decode { format, bytes, y: &mut rows[..target.rows * columns] });
-                V::call(Turn { w: &rows[..target.rows * columns], turned });
-                let (w, x) = (&*turned, self.job.x);
-                tiles!(V::TOKENS, x.tokens(), |t, N| V::call(AcrossFloats::<N> { w, x, t, target }));
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn few_floats<V: Vector>(&self, rows: &mut Vec<f32>) {
-        let Matrix { format, columns, .. } = *self.job.w;
-        rows.resize(ROWS * columns, 0.0);
+        let x = self.job.x.x;
         for at in (self.at..self.at + self.rows).step_by(ROWS) {
-            let bytes = self.bytes(at, ROWS);
-            let count = bytes.len() / self.job.w.row_bytes();
+            let rows = self.rows(at);
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                V::call(Decode { format, bytes, y: &mut rows[..count * columns] });
-                tiles!(V::TOKENS, self.job.x.tokens(), |t, N| {
-                    let w = from_fn(|i| &rows[i * columns..][..columns]);
-                    let x = from_fn(|i| &self.job.x.row(t + i)[..columns]);
-                    let next = if t == 0 { self.next(at) } else { &[] };
-                    self.write(at, t, V::call(Floats::<ROWS, N> { w, x, next }));
+                tiles!(2, x.tokens(), |t, N| {
+                    self.write(at, t, V::call(AlongFloats::<ROWS, N> { format, rows, x, columns, t }));
                 });
             }
         }

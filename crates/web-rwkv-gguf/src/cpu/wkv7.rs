@@ -7,7 +7,7 @@ use crate::{
 
 use super::{
     Acts, Cpu, Level, Shared,
-    level::{Kernel, Vector, dispatch},
+    level::{Kernel, Lanes, Vector, dispatch},
     math::{Exact, Fast, Math},
     rows::{Norm, ReadOut, Row},
     scalar,
@@ -127,7 +127,7 @@ impl Kernel for Recurrence<'_> {
 impl Recurrence<'_> {
     /// One token for `B` vectors of value indices from `i`.
     #[inline(always)]
-    unsafe fn columns<V: Vector, const B: usize>(&mut self, t: usize, i: usize, y: &mut [f32]) {
+    unsafe fn columns<V: Lanes, const B: usize>(&mut self, t: usize, i: usize, y: &mut [f32]) {
         let (n, at) = (self.head.n, self.head.at);
         let h = &self.head;
         let part = |x: &'_ Acts| x.row(t)[at..at + n].as_ptr();

@@ -5,6 +5,8 @@
 /// # Safety
 /// The functions may be called only where the CPU has the instructions of the type; [`Portable`] needs none.
 pub(crate) trait Bytes: Copy {
+    /// The f16 number in two little-endian bytes.
+    unsafe fn f16(x: [u8; 2]) -> f32;
     unsafe fn load(x: &[u8; 32]) -> Self;
     unsafe fn store(self, y: &mut [u8; 32]);
     /// In each byte `self >> shift & mask`.
@@ -26,6 +28,10 @@ pub(crate) trait Bytes: Copy {
 pub(crate) struct Portable([u8; 32]);
 
 impl Bytes for Portable {
+    unsafe fn f16(x: [u8; 2]) -> f32 {
+        super::f16(x)
+    }
+
     unsafe fn load(x: &[u8; 32]) -> Self {
         Self(*x)
     }

@@ -4,7 +4,7 @@
 use std::array;
 
 use super::{
-    Bytes, Quant, f16, fit,
+    Bytes, Quant, fit,
     iq4_nl::{TABLE, Table},
     nibbles,
 };
@@ -24,12 +24,15 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.iter_mut().zip(&self.qs) {
-            // SAFETY: the caller has the instructions.
-            unsafe { B::nibbles(qs).lookup(&TABLE).store(codes) };
-        }
-        let (d, hi) = (f16(self.d), u16::from_le_bytes(self.scales_h));
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::nibbles(&self.qs[i]).lookup(&TABLE) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, hi) = (unsafe { B::f16(self.d) }, u16::from_le_bytes(self.scales_h));
         for (g, y) in scale[..8].iter_mut().enumerate() {
             let lo = self.scales_l[g / 2] >> (4 * (g % 2)) & 15;
             let hi = (hi >> (2 * g) & 3) as u8;

@@ -24,11 +24,34 @@ pub(crate) trait Quant: Copy + 'static {
     const LEN: usize;
     /// Values that share a scale and an offset: 16 or 32.
     const GROUP: usize;
-    /// Writes `LEN` codes, which are signed, and `LEN / GROUP` scales and offsets.
+    /// The middle of the codes: what is multiplied by them may be rounded, which matters less for those around zero.
+    const MIDDLE: u8 = 0;
+    /// Codes `32 i ..` of the block, which are signed.
     ///
     /// # Safety
     /// As [`Bytes`].
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]);
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B;
+    /// Writes `LEN / GROUP` scales and offsets.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]);
+
+    /// Writes all codes, scales and offsets.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    #[inline(always)]
+    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            self.factors::<B>(scale, offset);
+            for (i, codes) in codes[..Self::LEN / 32].iter_mut().enumerate() {
+                self.codes::<B>(i).store(codes);
+            }
+        }
+    }
+
     /// The block that is nearest to `LEN` values: `Σ weight (x − value)²` is as small as the search gets it.
     fn pack(x: &[f32], weight: &[f32]) -> Self;
 }
@@ -76,6 +99,12 @@ fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
 #[inline(always)]
 fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     std::array::from_fn(|b| (0..8).fold(0, |byte, i| byte | (codes[8 * b + i] >> 4 & 1) << i))
+}
+
+/// The number in two little-endian bytes that are the upper ones of an f32.
+#[inline(always)]
+pub(crate) fn bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits((u16::from_le_bytes(bytes) as u32) << 16)
 }
 
 macro_rules! formats {
@@ -202,7 +231,7 @@ pub(crate) fn decode_plain(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
         Format::F32 => plain(bytes, out, f32::from_le_bytes),
         Format::F16 => plain(bytes, out, f16),
-        Format::BF16 => plain(bytes, out, |b: [u8; 2]| f32::from_bits((u16::from_le_bytes(b) as u32) << 16)),
+        Format::BF16 => plain(bytes, out, bf16),
         _ => unreachable!("{format:?} is in blocks"),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::array;
 
-use super::{Bytes, Quant, f16, fit};
+use super::{Bytes, Quant, fit};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -18,16 +18,18 @@ const _: () = assert!(size_of::<Block>() == 84);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
+    const MIDDLE: u8 = 2;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs) {
-            for (s, codes) in codes.iter_mut().enumerate() {
-                // SAFETY: the caller has the instructions.
-                unsafe { B::load(qs).bits(2 * s as u32, 3).store(codes) };
-            }
-        }
-        let (d, dmin) = (f16(self.d), f16(self.dmin));
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
         let (scale, offset) = (&mut scale[..16], &mut offset[..16]);
         for g in 0..16 {
             scale[g] = d * (self.scales[g] & 15) as f32;

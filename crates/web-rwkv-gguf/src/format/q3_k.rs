@@ -3,7 +3,7 @@
 use std::array;
 
 use super::{
-    Bytes, Quant, f16,
+    Bytes, Quant,
     fit::{self, Whole},
 };
 
@@ -22,17 +22,18 @@ impl Quant for Block {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (half, (codes, qs)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.qs).enumerate() {
-            for (s, codes) in codes.iter_mut().enumerate() {
-                // SAFETY: the caller has the instructions.
-                unsafe {
-                    let hi = B::load(&self.hmask).bits((4 * half + s) as u32, 1);
-                    B::load(qs).bits(2 * s as u32, 3).or(hi, 2).less(4).store(codes);
-                }
-            }
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let hi = B::load(&self.hmask).bits(i as u32, 1);
+            B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3).or(hi, 2).less(4)
         }
-        let d = f16(self.d);
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let d = unsafe { B::f16(self.d) };
         for (g, y) in scale[..16].iter_mut().enumerate() {
             let lo = self.scales[g % 8] >> (4 * (g / 8)) & 15;
             let hi = self.scales[8 + g % 4] >> (2 * (g / 4)) & 3;

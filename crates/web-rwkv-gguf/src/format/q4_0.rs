@@ -1,7 +1,7 @@
 //! Q4_0: 32 values of 4 bits less 8, one f16 scale. Layout: ggml `block_q4_0`.
 
 use super::{
-    Bytes, Quant, f16,
+    Bytes, Quant,
     fit::{self, Whole},
     nibbles,
 };
@@ -19,10 +19,15 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).less(8).store(&mut codes[0]) };
-        scale[0] = f16(self.d);
+        unsafe { B::nibbles(&self.qs).less(8) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        scale[0] = unsafe { B::f16(self.d) };
         offset[0] = 0.0;
     }
 

@@ -1,6 +1,6 @@
 //! Q4_1: 32 values of 4 bits, f16 scale and minimum. Layout: ggml `block_q4_1`.
 
-use super::{Bytes, Quant, f16, fit, nibbles};
+use super::{Bytes, Quant, fit, nibbles};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -14,13 +14,20 @@ const _: () = assert!(size_of::<Block>() == 20);
 impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
+    const MIDDLE: u8 = 8;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).store(&mut codes[0]) };
-        scale[0] = f16(self.d);
-        offset[0] = f16(self.m);
+        unsafe { B::nibbles(&self.qs) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        scale[0] = unsafe { B::f16(self.d) };
+        // SAFETY: as above.
+        offset[0] = unsafe { B::f16(self.m) };
     }
 
     #[inline(always)]

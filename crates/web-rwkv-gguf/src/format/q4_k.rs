@@ -3,7 +3,7 @@
 
 use std::array;
 
-use super::{Bytes, Quant, f16, fit};
+use super::{Bytes, Quant, fit};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -18,18 +18,19 @@ const _: () = assert!(size_of::<Block>() == 144);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const MIDDLE: u8 = 8;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, qs) in codes.as_chunks_mut::<2>().0.iter_mut().zip(&self.qs) {
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let q = B::load(qs);
-                q.bits(0, 15).store(&mut codes[0]);
-                q.bits(4, 15).store(&mut codes[1]);
-            }
-        }
-        scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
+        scales(&self.scales, d, dmin, scale, offset);
     }
 
     #[inline(always)]
@@ -49,13 +50,17 @@ impl Quant for Block {
 /// 4..8; the last four have their low 4 bits in bytes 8..12 and their high 2 in those bytes' top.
 #[inline(always)]
 pub(super) fn scales(packed: &[u8; 12], d: f32, dmin: f32, scale: &mut [f32], offset: &mut [f32]) {
+    const LOW_6: u32 = 0x3f3f_3f3f;
+    const LOW_4: u32 = 0x0f0f_0f0f;
+    let four = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let (s, m, hi) = (four(0), four(4), four(8));
+    let eight = |first: u32, last: u32| (u64::from(first) | u64::from(last) << 32).to_le_bytes();
+    let s = eight(s & LOW_6, hi & LOW_4 | s >> 2 & !LOW_4 & LOW_6);
+    let m = eight(m & LOW_6, hi >> 4 & LOW_4 | m >> 2 & !LOW_4 & LOW_6);
     let (scale, offset) = (&mut scale[..8], &mut offset[..8]);
-    for g in 0..4 {
-        let (s, m, hi) = (packed[g], packed[g + 4], packed[g + 8]);
-        scale[g] = d * (s & 63) as f32;
-        offset[g] = -(dmin * (m & 63) as f32);
-        scale[g + 4] = d * (hi & 15 | s >> 2 & 48) as f32;
-        offset[g + 4] = -(dmin * (hi >> 4 | m >> 2 & 48) as f32);
+    for g in 0..8 {
+        scale[g] = d * f32::from(s[g]);
+        offset[g] = -(dmin * f32::from(m[g]));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Q5_0: 32 values of 5 bits less 16, one f16 scale. Layout: ggml `block_q5_0`.
 
 use super::{
-    Bytes, Quant, f16, fifth_bits,
+    Bytes, Quant, fifth_bits,
     fit::{self, Whole},
     nibbles,
 };
@@ -20,10 +20,15 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).less(16).store(&mut codes[0]) };
-        scale[0] = f16(self.d);
+        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).less(16) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        scale[0] = unsafe { B::f16(self.d) };
         offset[0] = 0.0;
     }
 

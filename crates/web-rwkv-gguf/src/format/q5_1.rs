@@ -1,6 +1,6 @@
 //! Q5_1: 32 values of 5 bits, f16 scale and minimum. Layout: ggml `block_q5_1`.
 
-use super::{Bytes, Quant, f16, fifth_bits, fit, nibbles};
+use super::{Bytes, Quant, fifth_bits, fit, nibbles};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -15,13 +15,20 @@ const _: () = assert!(size_of::<Block>() == 24);
 impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
+    const MIDDLE: u8 = 16;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
+    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).store(&mut codes[0]) };
-        scale[0] = f16(self.d);
-        offset[0] = f16(self.m);
+        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        scale[0] = unsafe { B::f16(self.d) };
+        // SAFETY: as above.
+        offset[0] = unsafe { B::f16(self.m) };
     }
 
     #[inline(always)]

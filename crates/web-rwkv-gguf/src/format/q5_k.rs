@@ -4,7 +4,7 @@
 use std::array;
 
 use super::{
-    Bytes, Quant, f16, fit,
+    Bytes, Quant, fit,
     q4_k::{pack_scales, scales},
 };
 
@@ -22,18 +22,22 @@ const _: () = assert!(size_of::<Block>() == 176);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const MIDDLE: u8 = 16;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (n, (codes, qs)) in codes.as_chunks_mut::<2>().0.iter_mut().zip(&self.qs).enumerate() {
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let (q, hi) = (B::load(qs), B::load(&self.qh));
-                q.bits(0, 15).or(hi.bits(2 * n as u32, 1), 4).store(&mut codes[0]);
-                q.bits(4, 15).or(hi.bits(2 * n as u32 + 1, 1), 4).store(&mut codes[1]);
-            }
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let hi = B::load(&self.qh).bits(i as u32, 1);
+            B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15).or(hi, 4)
         }
-        scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
+        scales(&self.scales, d, dmin, scale, offset);
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::array;
 
 use super::{
-    Bytes, Quant, f16,
+    Bytes, Quant,
     fit::{self, Whole},
 };
 
@@ -22,17 +22,19 @@ impl Quant for Block {
     const GROUP: usize = 16;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        for (codes, (ql, qh)) in codes.as_chunks_mut::<4>().0.iter_mut().zip(self.ql.iter().zip(&self.qh)) {
-            for (s, codes) in codes.iter_mut().enumerate() {
-                // SAFETY: the caller has the instructions.
-                unsafe {
-                    let lo = B::load(&ql[s % 2]).bits(4 * (s as u32 / 2), 15);
-                    lo.or(B::load(qh).bits(2 * s as u32, 3), 4).less(32).store(codes);
-                }
-            }
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let (half, s) = (i / 4, i as u32 % 4);
+            let lo = B::load(&self.ql[half][i % 2]).bits(4 * (s / 2), 15);
+            lo.or(B::load(&self.qh[half]).bits(2 * s, 3), 4).less(32)
         }
-        let d = f16(self.d);
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        let d = unsafe { B::f16(self.d) };
         for (y, &s) in scale[..16].iter_mut().zip(&self.scales) {
             *y = d * s as f32;
         }

@@ -1,7 +1,7 @@
 //! Q8_0: 32 signed bytes and one f16 scale. Layout: ggml `block_q8_0`.
 
 use super::{
-    Bytes, Quant, f16,
+    Bytes, Quant,
     fit::{self, Whole},
 };
 
@@ -18,9 +18,15 @@ impl Quant for Block {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]) {
-        codes[0] = self.qs;
-        scale[0] = f16(self.d);
+    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { B::load(&self.qs) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
+        // SAFETY: the caller has the instructions.
+        scale[0] = unsafe { B::f16(self.d) };
         offset[0] = 0.0;
     }
 

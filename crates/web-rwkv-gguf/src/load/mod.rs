@@ -1,6 +1,7 @@
 //! Model files: which kind a file is, and its tensors under one set of names.
 
 mod gguf;
+mod huge;
 pub(crate) mod names;
 mod safetensors;
 
@@ -26,6 +27,7 @@ pub struct Bytes {
 #[derive(Clone)]
 enum Owner {
     Mapped(Arc<memmap2::Mmap>),
+    Read(Arc<memmap2::Mmap>),
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
 }
@@ -33,6 +35,15 @@ enum Owner {
 impl Bytes {
     /// Maps a file into memory.
     pub fn map(path: &Path) -> Result<Self> {
+        Self::of(path, false)
+    }
+
+    /// Reads a file into huge pages, where the system has them; else maps it.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::of(path, true)
+    }
+
+    fn of(path: &Path, huge: bool) -> Result<Self> {
         // Asked before it is opened, because opening a pipe waits for its writer.
         let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !kind.is_file() {
@@ -43,11 +54,13 @@ impl Bytes {
             return Err(Error::io(path, io::Error::new(error, format!("expected a file, found {found}"))));
         }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        if let Some(memory) = huge.then(|| huge::read(&file)).flatten() {
+            return Ok(Self { range: 0..memory.len(), owner: Owner::Read(Arc::new(memory)) });
+        }
         // SAFETY: the file must not be changed while it is mapped; the documentation of
         // `Model::open` says so, as every program that maps its models does.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        let range = 0..map.len();
-        Ok(Self { owner: Owner::Mapped(Arc::new(map)), range })
+        Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(map)) })
     }
 
     /// A part of these bytes; `None` if it ends past them.
@@ -74,7 +87,7 @@ impl std::ops::Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
-            Owner::Mapped(map) => &map[..],
+            Owner::Mapped(map) | Owner::Read(map) => &map[..],
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
         };
@@ -156,6 +169,11 @@ impl Checkpoint {
     /// The file must not be changed as long as its tensors are in use.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_bytes(&path.display().to_string(), Bytes::map(path)?)
+    }
+
+    /// As [`Checkpoint::open`], with the file in huge pages where the system has them: for a model that will run.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::from_bytes(&path.display().to_string(), Bytes::read(path)?)
     }
 
     /// Reads a file from its bytes; `file` is for messages.

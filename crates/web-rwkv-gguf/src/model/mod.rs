@@ -109,13 +109,13 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a GGUF or safetensors file, told by its content, and maps it into memory: do not change the
+    /// Opens a GGUF or safetensors file, told by its content, and reads or maps it into memory: do not change the
     /// file while the model is in use.
     ///
     /// # Errors
     /// For a file that cannot be read, is no model, is broken, or holds a model that is not supported.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Self::from_checkpoint(&Checkpoint::open(path.as_ref())?, options)
+        Self::from_checkpoint(&Checkpoint::read(path.as_ref())?, options)
     }
 
     /// Opens a model in memory; `name` stands for the file in errors.

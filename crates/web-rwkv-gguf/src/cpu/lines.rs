@@ -1,0 +1,52 @@
+//! Numbers that start at a line of the cache.
+
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+};
+
+/// A line of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A number of which any bytes are one.
+pub(super) trait Number: Copy {}
+impl Number for i16 {}
+impl Number for f32 {}
+
+/// A vector whose registers lie in lines of the cache whole.
+pub(super) struct Lines<T> {
+    lines: Vec<Line>,
+    len: usize,
+    number: PhantomData<T>,
+}
+
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Self { lines: vec![], len: 0, number: PhantomData }
+    }
+}
+
+impl<T: Number> Lines<T> {
+    /// Makes room for `len` numbers; what they are is left as it is, or zero.
+    pub(super) fn resize(&mut self, len: usize) {
+        self.lines.resize((len * size_of::<T>()).div_ceil(size_of::<Line>()), Line([0; 64]));
+        self.len = len;
+    }
+}
+
+impl<T: Number> Deref for Lines<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: the lines have room for so many numbers, which any bytes are.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Number> DerefMut for Lines<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
