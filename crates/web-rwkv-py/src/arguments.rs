@@ -1,14 +1,16 @@
 //! Arguments: texts, tokens, counts and names, as Python may give them.
 
+use std::env;
+
 use numpy::PyUntypedArray;
 use pyo3::{
     exceptions::{PyOverflowError, PyTypeError},
     prelude::*,
     types::{PyBool, PyByteArray, PyBytes, PyString},
 };
-use web_rwkv_gguf::{Result, Tokenizer};
+use web_rwkv_gguf::{Device, Result, Tokenizer};
 
-use crate::error::request;
+use crate::error::{raise, request};
 
 /// Text as bytes: `str`, `bytes` or `bytearray`.
 pub(crate) struct Text(pub(crate) Vec<u8>);
@@ -144,9 +146,17 @@ fn name(obj: &Bound<'_, PyAny>, thing: &str, names: &[&'static str]) -> PyResult
     found.copied().ok_or_else(|| request(thing, &format!("one of {names:?}"), format!("{given:?}")))
 }
 
-/// Where to compute.
-pub(crate) fn device(obj: &Bound<'_, PyAny>) -> PyResult<&'static str> {
-    name(obj, "device", &["auto", "cpu", "gpu"])
+/// What to compute on.
+pub(crate) fn device(obj: &Bound<'_, PyAny>) -> PyResult<Device> {
+    obj.cast::<PyString>()?.to_cow()?.parse().map_err(raise)
+}
+
+/// The device, or what the environment says of "auto", as for the command.
+pub(crate) fn in_environment(device: Device) -> Result<Device> {
+    match env::var("WEB_RWKV_DEVICE") {
+        Ok(name) if device == Device::Auto => name.parse(),
+        _ => Ok(device),
+    }
 }
 
 /// How vectors are pooled.

@@ -25,6 +25,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::Missing { .. }
         | Error::UnsupportedType { .. }
         | Error::UnsupportedModel { .. } => InvalidModelError::new_err(message),
+        Error::Device { .. } => DeviceError::new_err(message),
         // Token, Untokenizable, Request and Stopped; and what is yet to come is a request that failed.
         _ => RequestError::new_err(message),
     }
@@ -34,11 +35,4 @@ pub(crate) fn raise(error: Error) -> PyErr {
 pub(crate) fn request(thing: &str, expected: &str, found: impl ToString) -> PyErr {
     let (thing, expected, found) = (thing.into(), expected.into(), found.to_string());
     raise(Error::Request { thing, expected, found })
-}
-
-/// A device that is not there.
-pub(crate) fn no_gpu() -> PyErr {
-    DeviceError::new_err(
-        "device: expected \"auto\" or \"cpu\", which is all that this build has, found \"gpu\"",
-    )
 }

@@ -1,5 +1,7 @@
 //! What `Model.extract` takes and gives.
 
+use std::sync::Arc;
+
 use pyo3::{
     exceptions::{PyKeyError, PyTypeError},
     prelude::*,
@@ -7,7 +9,7 @@ use pyo3::{
 };
 use web_rwkv_gguf as engine;
 
-use crate::state::State;
+use crate::{model::Open, state::State};
 
 /// A schema as an argument: a mapping of names to descriptions.
 pub(crate) fn schema(obj: &Bound<'_, PyAny>) -> PyResult<Vec<engine::Field>> {
@@ -123,7 +125,7 @@ pub(crate) struct Extraction {
 }
 
 impl Extraction {
-    pub(crate) fn of(py: Python<'_>, found: engine::Extraction) -> PyResult<Self> {
+    pub(crate) fn of(py: Python<'_>, open: &Arc<Open>, found: engine::Extraction) -> PyResult<Self> {
         let field = |f: engine::Extracted| {
             let (start, end) = f.range.map(|r| (r.start, r.end)).unzip();
             let (name, value, confidence, similarity) = (f.name, f.value, f.confidence, f.similarity);
@@ -140,7 +142,7 @@ impl Extraction {
                 field_analysis: t.field_analysis.as_secs_f64(),
                 values: t.values.as_secs_f64(),
             },
-            state: Py::new(py, State(found.state))?,
+            state: Py::new(py, State::of(open, found.state))?,
         })
     }
 }

@@ -1,11 +1,9 @@
-//! What a model is, and the options of requests.
+//! What a model is, the options of requests, and the GPUs of this machine.
 
 use std::fmt::Debug;
 
 use pyo3::{PyClass, prelude::*, pyclass::boolean_struct::True, types::PyType};
 use web_rwkv_gguf::RnnOption;
-
-use crate::error::no_gpu;
 
 /// `getattr(type, name)`, as pickle and copy take it.
 type ByName<'py> = (Bound<'py, PyAny>, (Bound<'py, PyType>, String));
@@ -52,9 +50,9 @@ impl From<PyRnnOption> for RnnOption {
 #[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash, from_py_object)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum StateDevice {
-    /// In host memory.
+    /// In the memory of this machine.
     Cpu,
-    /// In the memory of the GPU.
+    /// In the memory of the GPU that its model runs on.
     Gpu,
 }
 
@@ -62,13 +60,6 @@ pub(crate) enum StateDevice {
 impl StateDevice {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<ByName<'py>> {
         by_name(slf)
-    }
-}
-
-impl StateDevice {
-    /// An error for a device that this build does not have.
-    pub(crate) fn check(self) -> PyResult<()> {
-        if self == Self::Gpu { Err(no_gpu()) } else { Ok(()) }
     }
 }
 
@@ -149,4 +140,51 @@ impl ModelInfo {
              num_hidden={num_hidden}, num_vocab={num_vocab}, num_head={num_head}, head_size={head_size})"
         )
     }
+}
+
+/// A GPU of this machine.
+#[pyclass(module = "web_rwkv_py", frozen, eq, hash, get_all)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct DeviceInfo {
+    /// What `Model(device=...)` calls it: "gpu:0".
+    device: String,
+    /// Its name.
+    name: String,
+    /// "discrete", "integrated", "virtual", "software" or "other".
+    kind: &'static str,
+    /// The API that it is reached by, such as "vulkan".
+    backend: String,
+    /// The driver and its version.
+    driver: String,
+    /// The best kernels that it can run: "plain", "subgroup" or "matrix".
+    tier: String,
+    /// Smallest and largest size of a subgroup.
+    subgroup: (u32, u32),
+    /// Largest buffer that a kernel can see, in bytes.
+    binding_limit: u64,
+}
+
+#[pymethods]
+impl DeviceInfo {
+    fn __repr__(&self) -> String {
+        format!("<DeviceInfo {}: {}, {}, {}>", self.device, self.name, self.kind, self.backend)
+    }
+}
+
+/// The GPUs of this machine, the ones that are used first in front. One of kind "software" is a program that plays a
+/// GPU, which "auto" never takes.
+#[pyfunction]
+pub(crate) fn devices(py: Python<'_>) -> Vec<DeviceInfo> {
+    let all = py.detach(web_rwkv_gguf::devices).into_iter();
+    all.map(|d| DeviceInfo {
+        device: format!("gpu:{}", d.index),
+        name: d.name,
+        kind: d.kind,
+        backend: d.backend,
+        driver: d.driver,
+        tier: d.tier.to_string(),
+        subgroup: d.subgroup,
+        binding_limit: d.binding_limit,
+    })
+    .collect()
 }

@@ -25,7 +25,7 @@ mod _native {
     use crate::{
         extract::{Extraction, Field, Timings},
         generate::Generation,
-        info::{ModelInfo, ModelVersion, PyRnnOption, StateDevice},
+        info::{DeviceInfo, ModelInfo, ModelVersion, PyRnnOption, StateDevice, devices},
         model::Model,
         state::State,
         tokenizer::Tokenizer,

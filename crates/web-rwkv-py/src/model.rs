@@ -6,14 +6,14 @@ use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use parking_lot::{Mutex, ReentrantMutex};
 use pyo3::prelude::*;
 use web_rwkv_gguf::{
-    self as engine, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
+    self as engine, Device, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
     Sampler, SamplerOptions, format::Format, load::Checkpoint,
 };
 
 use crate::{
-    arguments::{Text, Tokens, device, number, optional_pool, pool, sequences, texts},
+    arguments::{Text, Tokens, device, in_environment, number, optional_pool, pool, sequences, texts},
     compute::compute,
-    error::{no_gpu, raise, request},
+    error::{raise, request},
     extract::{Extraction, schema},
     generate::Generation,
     info::{ModelInfo, PyRnnOption, StateDevice},
@@ -35,6 +35,19 @@ impl Open {
             expected: format!("a vocabulary in {}, or the argument vocab", self.engine.file()),
             found: "none".into(),
         })
+    }
+
+    /// A state of this model, kept on a device.
+    pub(crate) fn on(&self, device: StateDevice, mut state: engine::State) -> Result<engine::State> {
+        match (device, self.engine.gpu()) {
+            (StateDevice::Cpu, _) => state.to_host()?,
+            (StateDevice::Gpu, Some(_)) => self.engine.place(&mut state)?,
+            (StateDevice::Gpu, None) => {
+                let what = "expected a model that runs on a GPU, found one on the CPU".into();
+                return Err(Error::Device { device: "gpu".into(), what });
+            }
+        }
+        Ok(state)
     }
 
     /// Works on the live state, while no other thread does. Never call it with the GIL: whoever has the state
@@ -60,6 +73,9 @@ impl Open {
 /// at load if the file has them as floats: to Q8_0, and to IQ4_NL both, which stands for NF4 and SF4 with the 4-bit
 /// table that is computed on. Where they overlap the later one counts. `threads` is by default the number of physical
 /// cores. `vocab` is a vocabulary file for models that have none of their own.
+///
+/// `device` is "cpu", "gpu", "gpu:N" as `devices()` counts them, or "auto": what the environment variable
+/// WEB_RWKV_DEVICE says, and else a GPU if the machine has one and the CPU otherwise.
 #[pyclass(module = "web_rwkv_py", frozen)]
 pub(crate) struct Model(Mutex<Option<Arc<Open>>>);
 
@@ -106,7 +122,7 @@ impl Model {
         compute(py, progress.as_ref(), |tell| {
             let ids = sequences.into_iter().map(|tokens| tokens.ids(|| open.tokenizer()));
             let ids = ids.collect::<Result<Vec<_>>>()?;
-            let state = state.map_or_else(|| open.engine.init_state(), |s| s.0.clone());
+            let state = state.map_or_else(|| open.engine.init_state(), |s| s.engine.clone());
             let mut states = vec![state; ids.len()];
             open.engine.embed_with(&ids, pool, token_chunk_size as usize, &mut states, tell)
         })
@@ -136,7 +152,10 @@ fn pooled(
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device="auto", threads=None, vocab=None))]
+    #[pyo3(
+        signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device=Device::Auto, threads=None, vocab=None),
+        text_signature = "(path, quant=0, quant_nf4=0, quant_sf4=0, *, device='auto', threads=None, vocab=None)"
+    )]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -144,14 +163,12 @@ impl Model {
         #[pyo3(from_py_with = number::quant)] quant: u64,
         #[pyo3(from_py_with = number::quant_nf4)] quant_nf4: u64,
         #[pyo3(from_py_with = number::quant_sf4)] quant_sf4: u64,
-        #[pyo3(from_py_with = device)] device: &'static str,
+        #[pyo3(from_py_with = device)] device: Device,
         #[pyo3(from_py_with = number::threads)] threads: Option<u64>,
         vocab: Option<PathBuf>,
     ) -> PyResult<Self> {
-        if device == "gpu" {
-            return Err(no_gpu());
-        }
-        let options = Options { threads: threads.map(|n| n as usize), ..Options::default() };
+        let device = in_environment(device).map_err(raise)?;
+        let options = Options { threads: threads.map(|n| n as usize), device, ..Options::default() };
         let open = py.detach(|| {
             let mut checkpoint = Checkpoint::open(&path)?;
             // Where two name a layer the later one has it, so it goes first: what is quantized stays.
@@ -189,9 +206,16 @@ impl Model {
         Ok(self.open()?.engine.cpu().map_or(0, |(_, threads)| threads))
     }
 
+    /// What the model runs on: "cpu", or "gpu: " and its name.
+    #[getter]
+    fn device(&self) -> PyResult<String> {
+        Ok(self.open()?.engine.gpu().map_or_else(|| "cpu".into(), |gpu| format!("gpu: {}", gpu.name)))
+    }
+
     /// The state before any token: zeros.
     fn init_state(&self) -> PyResult<State> {
-        Ok(State(self.open()?.engine.init_state()))
+        let open = self.open()?;
+        Ok(State::of(&open, open.engine.init_state()))
     }
 
     /// Sets the live state to zeros.
@@ -209,7 +233,8 @@ impl Model {
     /// The state whose buffer is a copy of `array`: float32, `[L, N + 2, C]` or flat, laid out as `State`.
     fn state_from_numpy(&self, py: Python<'_>, array: Floats) -> PyResult<State> {
         let open = self.open()?;
-        py.detach(|| array.state(open.engine.init_state())).map(State).map_err(raise)
+        let state = py.detach(|| array.state(open.engine.init_state())).map_err(raise)?;
+        Ok(State::of(&open, state))
     }
 
     /// Sets the live state to a copy of `state`, to an array as `state_from_numpy` takes it, or to what a file
@@ -221,8 +246,8 @@ impl Model {
                 Source::Array(array) => array.state(open.engine.init_state())?,
                 Source::Path(path) => open.engine.load_state(path)?,
                 Source::State(state) => {
-                    open.engine.check_state(&state.get().0)?;
-                    state.get().0.clone()
+                    open.engine.check_state(&state.get().engine)?;
+                    state.get().engine.clone()
                 }
             };
             open.live(|live| {
@@ -233,23 +258,27 @@ impl Model {
         py.detach(set).map_err(raise)
     }
 
-    /// A copy of the live state.
+    /// A copy of the live state, kept on `device`.
+    ///
+    /// Raises DeviceError for `StateDevice.Gpu` if the model runs on the CPU.
     #[pyo3(signature = (device=StateDevice::Cpu))]
     fn back_state(&self, py: Python<'_>, device: StateDevice) -> PyResult<State> {
-        device.check()?;
         let open = self.open()?;
-        py.detach(|| open.live(|live| Ok(State(live.clone())))).map_err(raise)
+        let state = py.detach(|| open.live(|live| open.on(device, live.clone())));
+        Ok(State::of(&open, state.map_err(raise)?))
     }
 
     /// A copy of the live state as an array, f32 `[L * (N + 2) * C]`, laid out as `State`. It is the one copy:
-    /// the array takes its buffer over, and can be written to.
+    /// the array takes its buffer over, and can be written to. An array is in this machine's memory, whatever `device`
+    /// says.
     #[pyo3(signature = (device=StateDevice::Cpu))]
     fn back_state_numpy<'py>(
         &self,
         py: Python<'py>,
         device: StateDevice,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        Ok(PyArray1::from_vec(py, self.back_state(py, device)?.0.into_vec().map_err(raise)?))
+        let state = self.back_state(py, device)?.engine;
+        Ok(PyArray1::from_vec(py, py.detach(|| state.into_vec()).map_err(raise)?))
     }
 
     /// Reads T tokens on from the live state, `token_chunk_size` at a time, and gives what `option` says: by
@@ -407,7 +436,7 @@ impl Model {
         let state = state.as_deref();
         let text = py.detach(|| {
             let prompt = prompt.ids(|| open.tokenizer())?;
-            let state = state.map_or_else(|| open.engine.init_state(), |s| s.0.clone());
+            let state = state.map_or_else(|| open.engine.init_state(), |s| s.engine.clone());
             let stop = stop.unwrap_or_default();
             engine::Generation::new(&prompt, state, Sampler::new(sampler), max_tokens as usize, stop)
         });
@@ -443,7 +472,7 @@ impl Model {
             open.tokenizer()?;
             open.engine.extract(&document, &schema, &options, tell)
         })?;
-        Extraction::of(py, found)
+        Extraction::of(py, &open, found)
     }
 
     /// Gives the model's memory back, once what other threads are at is done; after it every call raises

@@ -1,6 +1,9 @@
 //! The class `State`.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use numpy::{
     PyArray1, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype, ndarray::ArrayView1,
@@ -8,41 +11,65 @@ use numpy::{
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyBytes};
 use web_rwkv_gguf as engine;
 
-use crate::{error::raise, info::StateDevice};
+use crate::{error::raise, info::StateDevice, model::Open};
 
 /// The recurrent state of one sequence, a value that never changes: f32 `[L, N + 2, C]`.
 ///
 /// For each layer row 0 is the token shift of the time mix, rows 1 to N are the WKV state (row = key index j,
 /// column = head * N + value index i), row N + 1 is the token shift of the channel mix.
 ///
-/// States can be compared, copied and pickled; `bytes(state)` is what `save` writes, and `State(data)` reads it.
-#[pyclass(module = "web_rwkv_py", frozen, eq)]
-#[derive(Clone, PartialEq)]
-pub(crate) struct State(pub(crate) engine::State);
+/// States can be compared, copied and pickled; `bytes(state)` is what `save` writes, and `State(data)` reads it. One that
+/// is on a GPU is fetched once, when it is looked at.
+#[pyclass(module = "web_rwkv_py", frozen)]
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) engine: engine::State,
+    /// The model that it came from, for as long as that is open.
+    model: Weak<Open>,
+}
+
+impl State {
+    /// A state that came from a model.
+    pub(crate) fn of(open: &Arc<Open>, engine: engine::State) -> Self {
+        Self { engine, model: Arc::downgrade(open) }
+    }
+
+    /// The buffer; one that is on a GPU is fetched without the GIL.
+    fn fetched(&self, py: Python<'_>) -> PyResult<&[f32]> {
+        py.detach(|| self.engine.as_slice()).map_err(raise)
+    }
+}
+
+/// A state that came from bytes.
+impl From<engine::State> for State {
+    fn from(engine: engine::State) -> Self {
+        Self { engine, model: Weak::new() }
+    }
+}
 
 #[pymethods]
 impl State {
     #[new]
     fn new(py: Python<'_>, data: &Bound<'_, PyBytes>) -> PyResult<Self> {
         let data = data.as_bytes();
-        py.detach(|| engine::State::from_bytes("state", data)).map(Self).map_err(raise)
+        py.detach(|| engine::State::from_bytes("state", data)).map(Self::from).map_err(raise)
     }
 
     /// Reads the file of a state. Which model it is of is checked where it is used.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        py.detach(|| engine::State::load(path)).map(Self).map_err(raise)
+        py.detach(|| engine::State::load(path)).map(Self::from).map_err(raise)
     }
 
     /// Writes the state to a file, with the model's fingerprint.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.0.save(path)).map_err(raise)
+        py.detach(|| self.engine.save(path)).map_err(raise)
     }
 
     /// The sizes `(L, N + 2, C)`; `to_numpy().reshape(shape)` has them.
     #[getter]
     fn shape(&self) -> (usize, usize, usize) {
-        self.0.dims().into()
+        self.engine.dims().into()
     }
 
     /// The buffer, f32 `[L * (N + 2) * C]`, without a copy: a read-only view that keeps the state alive.
@@ -50,19 +77,18 @@ impl State {
     /// Take `.copy()` of it, or `Model.back_state_numpy`, for an array to write to; `Model.state_from_numpy` makes
     /// a state of that again.
     fn to_numpy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let state = &slf.get().0;
-        let data = ArrayView1::from(state.as_slice().map_err(raise)?);
-        // SAFETY: the array holds a reference to the state, whose buffer is never moved or written: the class
-        // is frozen and nothing in it has interior mutability. And numpy never writes to it, as the array is
-        // made read-only before anyone has it, and cannot be made writeable: a State exports no buffer.
+        let data = ArrayView1::from(slf.get().fetched(slf.py())?);
+        // SAFETY: the array holds a reference to the state, whose buffer is never moved or written once it is there:
+        // the class is frozen, and what is fetched is set once. And numpy never writes to it, as the array is made
+        // read-only before anyone has it, and cannot be made writeable: a State exports no buffer.
         let array = unsafe { PyArray1::borrow_from_array(&data, slf.clone().into_any()) };
         array.call_method1("setflags", (false,))?;
         Ok(array)
     }
 
     /// The buffer as a list of `L * (N + 2) * C` numbers; slow, `to_numpy` is not.
-    fn to_list(&self) -> PyResult<Vec<f32>> {
-        Ok(self.0.as_slice().map_err(raise)?.to_vec())
+    fn to_list(&self, py: Python<'_>) -> PyResult<Vec<f32>> {
+        Ok(self.fetched(py)?.to_vec())
     }
 
     /// A state of its own with the same contents.
@@ -72,13 +98,36 @@ impl State {
 
     /// Where the state is kept.
     fn device(&self) -> StateDevice {
-        StateDevice::Cpu
+        if self.engine.is_on_gpu() { StateDevice::Gpu } else { StateDevice::Cpu }
     }
 
-    /// The state on another device.
-    fn to(slf: Py<Self>, device: StateDevice) -> PyResult<Py<Self>> {
-        device.check()?;
-        Ok(slf)
+    /// The state on another device: itself, if it is there already.
+    ///
+    /// Only the model that a state came from can put it on a GPU, as long as it is open and runs on one; for any other
+    /// state, of a file for one, it is a DeviceError, and `Model.load_state` takes it.
+    fn to(slf: &Bound<'_, Self>, device: StateDevice) -> PyResult<Py<Self>> {
+        let (py, state) = (slf.py(), slf.get());
+        if state.device() == device {
+            return Ok(slf.clone().unbind());
+        }
+        let moved = py.detach(|| match (device, state.model.upgrade()) {
+            (_, Some(open)) => open.on(device, state.engine.clone()),
+            (StateDevice::Cpu, None) => {
+                let mut fetched = state.engine.clone();
+                fetched.to_host().map(|()| fetched)
+            }
+            (StateDevice::Gpu, None) => Err(engine::Error::Device {
+                device: "gpu".into(),
+                what: "expected a state of an open model, which Model.load_state makes of any, found one of none"
+                    .into(),
+            }),
+        });
+        Py::new(py, Self { engine: moved.map_err(raise)?, model: state.model.clone() })
+    }
+
+    fn __eq__(&self, py: Python<'_>, other: &Bound<'_, Self>) -> bool {
+        let other = &other.get().engine;
+        py.detach(|| self.engine == *other)
     }
 
     fn __copy__(&self, py: Python<'_>) -> Self {
@@ -90,7 +139,7 @@ impl State {
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &py.detach(|| self.0.to_bytes()).map_err(raise)?))
+        Ok(PyBytes::new(py, &py.detach(|| self.engine.to_bytes()).map_err(raise)?))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import web_rwkv_py as wrp
 
 MODELS = Path(__file__).parents[3] / "models" / "rwkv7-mail"
 EMBEDDED = MODELS / "rwkv7-mail-q4_k_m.gguf"
+
+# What "auto" is: the CPU, whose results are the same every time.
+os.environ.setdefault("WEB_RWKV_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -28,31 +32,37 @@ def model(opened: wrp.Model) -> Iterator[wrp.Model]:
     opened.clear_state()
 
 
-@pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of zeros without a vocabulary, whose state has the size of a 2.9B model's: 1280 layers of width
-    64 instead of 32 of width 2560.
-    """
-    layers, channels, vocab, rank = 1280, 64, 16, 8
-    vector = np.zeros(channels, np.float16)
-    square, down, up = (
-        np.zeros(s, np.float16) for s in [(channels, channels), (channels, rank), (rank, channels)]
-    )
-    tensors: dict[str, np.ndarray] = {
-        name: np.zeros((vocab, channels), np.float16) for name in ["emb.weight", "head.weight"]
-    }
+def write_model(path: Path, layers: int, values: Callable[[tuple[int, ...]], np.ndarray]) -> Path:
+    """A model of width 64 without a vocabulary."""
+    channels, vocab, rank = 64, 16, 8
+    vector, matrix = (channels,), (channels, channels)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(["emb.weight", "head.weight"], (vocab, channels))
     for norm in ["blocks.0.ln0", "ln_out"]:
-        tensors |= {f"{norm}.weight": vector, f"{norm}.bias": vector}
+        shapes |= {f"{norm}.weight": vector, f"{norm}.bias": vector}
     for layer in (f"blocks.{i}." for i in range(layers)):
         for norm in ["ln1", "ln2", "att.ln_x"]:
-            tensors |= {f"{layer}{norm}.weight": vector, f"{layer}{norm}.bias": vector}
+            shapes |= {f"{layer}{norm}.weight": vector, f"{layer}{norm}.bias": vector}
         vectors = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "v0", "k_k", "k_a"]
-        tensors |= {f"{layer}att.{name}": vector.reshape(1, 1, -1) for name in vectors}
-        tensors |= {f"{layer}att.r_k": vector.reshape(1, -1), f"{layer}ffn.x_k": vector.reshape(1, 1, -1)}
+        shapes |= {f"{layer}att.{name}": (1, 1, channels) for name in vectors}
+        shapes |= {f"{layer}att.r_k": (1, channels), f"{layer}ffn.x_k": (1, 1, channels)}
         for gate in "wavg":
-            tensors |= {f"{layer}att.{gate}1": down, f"{layer}att.{gate}2": up}
+            shapes |= {f"{layer}att.{gate}1": (channels, rank), f"{layer}att.{gate}2": (rank, channels)}
         matrices = ["att.receptance", "att.key", "att.value", "att.output", "ffn.key", "ffn.value"]
-        tensors |= {f"{layer}{name}.weight": square for name in matrices}
-    path = tmp_path_factory.mktemp("models") / "wide.safetensors"
-    save_file(tensors, path)
+        shapes |= {f"{layer}{name}.weight": matrix for name in matrices}
+    save_file({name: values(shape) for name, shape in shapes.items()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of zeros whose state has the size of a 2.9B model's, as it has 1280 layers."""
+    path = tmp_path_factory.mktemp("models") / "wide.safetensors"
+    return write_model(path, 1280, lambda shape: np.zeros(shape, np.float16))
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two layers, of random numbers."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("models") / "small.safetensors"
+    return write_model(path, 2, lambda shape: random.normal(0, 0.3, shape).astype(np.float16))

@@ -49,18 +49,20 @@ def test_files(model: wrp.Model, tmp_path: Path) -> None:
         wrp.Tokenizer(tmp_path / "text")
 
 
-def test_devices_and_options(model: wrp.Model) -> None:
-    with pytest.raises(wrp.DeviceError, match="gpu"):
-        wrp.Model(EMBEDDED, device="gpu")
+def test_devices_and_options(small: Path) -> None:
+    with pytest.raises(wrp.DeviceError, match="gpu:99"):
+        wrp.Model(EMBEDDED, device="gpu:99")
+    model = wrp.Model(small, device="cpu")
     for work in (
         lambda: model.back_state(wrp.StateDevice.Gpu),
         lambda: model.back_state_numpy(device=wrp.StateDevice.Gpu),
         lambda: model.init_state().to(wrp.StateDevice.Gpu),
     ):
-        with pytest.raises(wrp.DeviceError):
+        with pytest.raises(wrp.DeviceError, match=r"expected .*, found"):
             work()
     options: list[dict[str, Any]] = [
         {"device": "tpu"},
+        {"device": "gpu:-1"},
         {"threads": 0},
         {"threads": -1},
         {"threads": 10**30},

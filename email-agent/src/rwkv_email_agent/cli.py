@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     mails.add_argument("--replies", choices=["keep", "cut"], default="keep", help="quoted earlier mails (keep)")
     mails.add_argument("--signatures", choices=["keep", "cut"], default="keep", help="what stands below a text (keep)")
-    mails.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="what it runs on (auto)")
+    mails.add_argument("--device", default="auto", help="what it runs on: cpu, gpu, gpu:N or auto (auto)")
 
     extract = commands.add_parser("extract", parents=[mails, model], help="fields of each mail into a file")
     extract.add_argument(

@@ -1,6 +1,6 @@
 //! Adapters: which there are, what they support, which one is used.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use crate::{Error, Result};
 
@@ -127,10 +127,14 @@ pub(crate) fn has_gpu() -> bool {
 }
 
 fn adapters() -> Vec<wgpu::Adapter> {
+    // Loading the drivers takes long: once is enough.
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    let instance = INSTANCE.get_or_init(|| {
+        wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        })
     });
     let mut all = pollster::block_on(instance.enumerate_adapters(backends));
     all.sort_by_key(|a| match a.get_info().device_type {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Tier,
+    cache::Cache,
     layout::{CHUNK, Layout, VECTOR},
 };
 
@@ -99,12 +100,19 @@ pub(super) struct Kernels {
     tier: Tier,
     /// Size of a subgroup, the smallest that there may be.
     lanes: usize,
+    cache: Option<Cache>,
     compiled: Mutex<HashMap<Kernel, Arc<OnceLock<wgpu::ComputePipeline>>>>,
 }
 
 impl Kernels {
-    pub(super) fn new(device: &wgpu::Device, layout: wgpu::PipelineLayout, tier: Tier, lanes: usize) -> Self {
-        Self { device: device.clone(), layout, tier, lanes, compiled: Mutex::default() }
+    pub(super) fn new(
+        device: &wgpu::Device,
+        layout: wgpu::PipelineLayout,
+        tier: Tier,
+        lanes: usize,
+        cache: Option<Cache>,
+    ) -> Self {
+        Self { device: device.clone(), layout, tier, lanes, cache, compiled: Mutex::default() }
     }
 
     pub(super) fn get(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
@@ -132,7 +140,7 @@ impl Kernels {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: self.cache.as_ref().map(|c| &c.pipelines),
         })
     }
 

@@ -3,10 +3,12 @@
 //! All activations of a kind stand in one buffer, so do vectors, states and (up to the limit of a binding) weights:
 //! every kernel has the same bindings, and its parameters say where things are.
 
+mod cache;
 mod device;
 mod kernel;
 mod layout;
 mod profile;
+mod self_test;
 mod state;
 
 use std::{
@@ -21,6 +23,7 @@ use std::{
 pub(crate) use device::has_gpu;
 pub use device::{Device, DeviceInfo, Tier, devices};
 pub use profile::OpTime;
+pub(crate) use self_test::tested;
 pub(crate) use state::{Pool, Slot};
 
 use crate::{
@@ -30,6 +33,7 @@ use crate::{
     ops::{Act, Chunked, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
     state::State,
 };
+use cache::Cache;
 use kernel::{Kernel, Kernels};
 use layout::{Layout, VECTOR, padded};
 use profile::{Profile, Timed};
@@ -95,6 +99,47 @@ impl Context {
             usage,
             mapped_at_creation: false,
         })
+    }
+
+    /// As [`Context::buffer`], or an error that names the bytes if the device has no memory for them.
+    fn allocate(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
+        let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let buffer = self.buffer(label, size);
+        // Scopes end in the order of a stack.
+        let errors: Vec<_> = scopes.into_iter().rev().filter_map(|s| pollster::block_on(s.pop())).collect();
+        match &errors[..] {
+            [] => Ok(buffer),
+            [error, ..] => {
+                let what = format!("no memory for {size} bytes of {label}: {error}");
+                Err(Error::Device { device: self.name.clone(), what })
+            }
+        }
+    }
+
+    /// An error if the device has no memory for what a model needs. No API tells what is free, so that it is taken and
+    /// given back.
+    fn fits(&self, needs: Needs) -> Result<()> {
+        let Needs { weights, states, activations } = needs;
+        let mut left = weights + states + activations;
+        let mut buffers = vec![];
+        while left > 0 {
+            let size = left.min(self.binding_limit);
+            buffers.push(self.allocate("a model", size).map_err(|e| Error::Device {
+                device: self.name.clone(),
+                what: format!(
+                    "expected memory for {} MiB ({} of weights, {} of states, {} of activations), found less ({e})",
+                    (weights + states + activations) >> 20,
+                    weights >> 20,
+                    states >> 20,
+                    activations >> 20,
+                ),
+            })?);
+            left -= size;
+        }
+        buffers.iter().for_each(wgpu::Buffer::destroy);
+        self.device.poll(wgpu::PollType::Poll).ok();
+        self.check()
     }
 
     /// What has gone wrong since the last time.
@@ -311,6 +356,7 @@ impl Gpu {
         if wanted.profile {
             features |= Profile::FEATURES;
         }
+        features |= adapter.features() & wgpu::Features::PIPELINE_CACHE;
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         if tier == Tier::Matrix {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -371,9 +417,11 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 128,
         });
+        let needs = needs(checkpoint);
+        context.fits(needs)?;
         let arena = || Arena { rows: 0, width: 0, buffer: context.buffer("acts", 0) };
         let memory = Memory {
-            to_come: weight_bytes(checkpoint),
+            to_come: needs.weights,
             weights: vec![],
             written: 0,
             vectors: vec![],
@@ -386,7 +434,8 @@ impl Gpu {
             results: context.mappable(1 << 20),
             running: None,
         };
-        let kernels = Kernels::new(&context.device, layout, tier, info.subgroup.0 as usize);
+        let cache = Cache::open(&context.device, &adapter.get_info());
+        let kernels = Kernels::new(&context.device, layout, tier, info.subgroup.0 as usize, cache);
         let (memory, widths) = (Mutex::new(memory), Default::default());
         context.check()?;
         let profile = wanted.profile.then(|| Profile::new(&context));
@@ -491,6 +540,31 @@ impl Gpu {
         });
         m.groups.insert(weights, group.clone());
         group
+    }
+
+    /// The states of the model, which are of `size` floats.
+    fn pool(&self, m: &mut Memory, size: usize) -> Arc<Pool> {
+        m.pool.get_or_insert_with(|| Arc::new(Pool::new(self.context.clone(), size))).clone()
+    }
+
+    /// Puts a state into a slot, if it has none.
+    pub(crate) fn place_state(&self, state: &mut State) -> Result<()> {
+        // Held so that no batch makes the pool larger meanwhile.
+        let mut memory = self.memory.lock().expect("no holder panics");
+        let pool = self.pool(&mut memory, state.len());
+        if state.slot().is_none_or(|slot| !slot.same_pool(&pool)) {
+            let before = pool.buffer();
+            let slot = Arc::new(pool.take()?);
+            let buffer = pool.buffer();
+            if buffer != before {
+                memory.renew();
+            }
+            let at = 4 * u64::from(slot.index) * pool.size as u64;
+            self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?));
+            self.context.check()?;
+            state.settle(slot);
+        }
+        Ok(())
     }
 
     /// A slot for each sequence's state, which nobody else has: its own, or a new one with its contents. The copies
@@ -697,8 +771,7 @@ impl Ops for Gpu {
             // A matrix that fits into a buffer of its own is not cut.
             if room < left.min(limit) {
                 let size = m.to_come.clamp(left.min(limit), self.context.binding_limit);
-                let buffer = self.context.buffer("weights", size);
-                self.context.check()?;
+                let buffer = self.context.allocate("weights", size)?;
                 m.weights.push(Weights { buffer, used: 0 });
             }
             let buffer = m.weights.len() - 1;
@@ -760,7 +833,7 @@ impl Ops for Gpu {
         let mut memory = self.memory.lock().expect("no holder panics");
         let m = &mut *memory;
         let size = chunk.states.first().map_or(0, |s| s.len());
-        let pool = m.pool.get_or_insert_with(|| Arc::new(Pool::new(self.context.clone(), size))).clone();
+        let pool = self.pool(m, size);
         let bytes = 4 * m.vectors.len() as u64;
         if m.vectors_buffer.size() < bytes {
             m.vectors_buffer = self.context.buffer("vectors", bytes);
@@ -1038,11 +1111,62 @@ fn head(chunk: &Chunked<'_>, slots: &[Arc<Slot>]) -> Vec<u32> {
     table
 }
 
-/// Bytes that the matrices of a checkpoint take on a device.
-fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
+/// Bytes of a device's memory that a model needs.
+#[derive(Clone, Copy)]
+struct Needs {
+    weights: u64,
+    states: u64,
+    activations: u64,
+}
+
+/// What the matrices of a checkpoint take, and about what a chunk of one sequence takes.
+fn needs(checkpoint: &Checkpoint) -> Needs {
     let matrices = checkpoint.tensors.values().filter_map(|t| match t.shape[..] {
         [rows, columns] => Some((rows * Layout::of(t.format).stride(padded(columns)) * VECTOR) as u64),
         _ => None,
     });
-    matrices.sum()
+    let size = |name: &str, axis: usize| {
+        checkpoint.tensors.get(name).and_then(|t| t.shape.get(axis)).map_or(0, |n| *n as u64)
+    };
+    let [vocab, channels] = [0, 1].map(|axis| size("emb.weight", axis));
+    let hidden = size("blocks.0.ffn.key.weight", 0);
+    let layers = checkpoint.tensors.keys().filter(|name| name.ends_with(".ln1.weight")).count() as u64;
+    let head_size = checkpoint.head_size.unwrap_or(64) as u64;
+    // The stream and what it is mixed to, and the state and its fork.
+    let chunk = crate::RnnInput::CHUNK as u64;
+    Needs {
+        weights: matrices.sum(),
+        states: 4 * 2 * layers * channels.saturating_mul(head_size + 2),
+        activations: 4 * (chunk * (24 * channels + hidden) + vocab),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model too large for any device.
+    #[test]
+    fn what_does_not_fit_is_an_error_of_the_device() {
+        let Some(info) = devices().into_iter().next() else {
+            assert!(std::env::var_os("WEB_RWKV_TEST_GPU").is_none_or(|v| v != "1"), "no GPU");
+            println!("skipped: no GPU with a driver for Vulkan, Metal or DirectX 12");
+            return;
+        };
+        let gpu =
+            Gpu::new(Wanted { index: Some(info.index), ..Default::default() }, &self_test::checkpoint());
+        let context = gpu.unwrap().context;
+        context.fits(Needs { weights: 1 << 20, states: 1, activations: 0 }).unwrap();
+        // A software renderer's memory ends where addresses do.
+        if info.kind != "software" {
+            let needs = Needs { weights: 1 << 50, states: 1 << 20, activations: 0 };
+            let error = context.fits(needs).unwrap_err();
+            assert!(matches!(&error, Error::Device { device, .. } if *device == info.name), "{error}");
+            assert!(error.to_string().contains("1073741825 MiB (1073741824 of weights"), "{error}");
+        }
+        let error = context.allocate("weights", 1 << 50).unwrap_err();
+        assert!(error.to_string().contains("no memory for 1125899906842624 bytes of weights"), "{error}");
+        context.check().unwrap(); // and the device is as good as before
+        context.allocate("weights", 1 << 20).unwrap();
+    }
 }

@@ -16,7 +16,7 @@ use crate::{
     state::{State, StateShape},
     tokenizer::Tokenizer,
 };
-use forward::Net;
+pub(crate) use forward::Net;
 
 /// The sizes of a model, as the engine uses them.
 #[derive(Clone, Copy, Debug)]
@@ -155,12 +155,23 @@ impl Model {
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
         let on_gpu = |index| -> Result<Engine> {
             let wanted = gpu::Wanted { index, tier: options.tier, profile: options.profile };
+            let wanted = gpu::tested(wanted)?;
             Ok(Engine::Gpu(Box::new(Net::new(Gpu::new(wanted, checkpoint)?, checkpoint)?)))
+        };
+        let on_cpu = || -> Result<Engine> {
+            let cpu = Cpu::new(level, threads).watched(watch);
+            Ok(Engine::Cpu(Box::new(Net::new(cpu, checkpoint)?)))
         };
         let engine = match options.device {
             Device::Gpu(index) => on_gpu(index)?,
-            Device::Auto if gpu::has_gpu() => on_gpu(None)?,
-            _ => Engine::Cpu(Box::new(Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?)),
+            Device::Auto if gpu::has_gpu() => match on_gpu(None) {
+                Err(e @ Error::Device { .. }) => {
+                    log::warn!("{e}; {} runs on the CPU", checkpoint.file);
+                    on_cpu()?
+                }
+                engine => engine?,
+            },
+            _ => on_cpu()?,
         };
         Ok(Self { engine, fingerprint: fingerprint(checkpoint), file: checkpoint.file.clone(), tokenizer })
     }
@@ -258,6 +269,18 @@ impl Model {
             return Err(Error::invalid(&path.display().to_string(), "state", expected, found));
         }
         Ok(state)
+    }
+
+    /// Puts a state of this model where the model computes: into this machine's memory or that of the GPU.
+    ///
+    /// # Errors
+    /// For a state of another model, and a GPU that was lost or has no memory left.
+    pub fn place(&self, state: &mut State) -> Result<()> {
+        self.check_state(state)?;
+        match &self.engine {
+            Engine::Cpu(_) => state.to_host(),
+            Engine::Gpu(net) => net.ops.place_state(state),
+        }
     }
 
     /// Whether a state is one of this model.

@@ -4,6 +4,7 @@ L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens
 """
 
 from ._native import (
+    DeviceInfo,
     Extraction,
     Field,
     Generation,
@@ -16,10 +17,12 @@ from ._native import (
     Timings,
     Tokenizer,
     __version__,
+    devices,
 )
 
 __all__ = [
     "DeviceError",
+    "DeviceInfo",
     "Extraction",
     "Field",
     "Generation",
@@ -36,6 +39,7 @@ __all__ = [
     "Timings",
     "Tokenizer",
     "__version__",
+    "devices",
 ]
 
 
@@ -59,4 +63,4 @@ class RequestError(RwkvError, ValueError):
 
 
 class DeviceError(RwkvError, RuntimeError):
-    """The device that was asked for is not there."""
+    """A GPU that is not there, has no memory left, was lost, or computes wrongly."""

@@ -15,6 +15,7 @@ from typing_extensions import Self, TypeAlias
 
 __all__ = [
     "DeviceError",
+    "DeviceInfo",
     "Extraction",
     "Field",
     "Generation",
@@ -31,6 +32,7 @@ __all__ = [
     "Timings",
     "Tokenizer",
     "__version__",
+    "devices",
 ]
 
 __version__: str
@@ -113,6 +115,30 @@ class ModelInfo:
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class DeviceInfo:
+    @property
+    def device(self) -> str: ...  # "gpu:0", as Model takes it
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Literal["discrete", "integrated", "virtual", "software", "other"]: ...
+    @property
+    def backend(self) -> str: ...  # "vulkan", "metal" or "dx12"
+    @property
+    def driver(self) -> str: ...
+    @property
+    def tier(self) -> Literal["plain", "subgroup", "matrix"]: ...  # its best kernels
+    @property
+    def subgroup(self) -> tuple[int, int]: ...  # smallest and largest size
+    @property
+    def binding_limit(self) -> int: ...  # bytes that a kernel can see of a buffer
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+def devices() -> list[DeviceInfo]: ...
 
 @final
 class State:
@@ -224,7 +250,7 @@ class Model:
         quant_nf4: int = 0,  # so many to IQ4_NL
         quant_sf4: int = 0,  # as quant_nf4
         *,
-        device: Literal["auto", "cpu", "gpu"] = "auto",
+        device: str = "auto",  # "cpu", "gpu", "gpu:N" as devices() counts them
         threads: int | None = None,
         vocab: _Path | None = None,
     ) -> Self: ...
@@ -233,6 +259,8 @@ class Model:
     def tokenizer(self) -> Tokenizer: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def device(self) -> str: ...  # "cpu", or "gpu: " and its name
     def init_state(self) -> State: ...
     def clear_state(self) -> None: ...
     def state_from_numpy(self, array: _Floats) -> State: ...  # [L, N + 2, C] or flat

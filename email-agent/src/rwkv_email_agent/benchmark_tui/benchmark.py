@@ -35,9 +35,16 @@ class Backend:
     open: Callable[[Path, int], CompletionRunner]
 
 
+def _on_gpu(path: Path, threads: int) -> CompletionRunner:
+    for device in wrp.devices():
+        if device.kind != "software":
+            return RWKVCompletionRunner(path, device.device, threads)
+    raise AgentError("device: expected a GPU, found none")
+
+
 BACKENDS = (
     Backend("cpu", "ours, CPU", lambda path, threads: RWKVCompletionRunner(path, "cpu", threads)),
-    Backend("gpu", "ours, GPU", lambda path, threads: RWKVCompletionRunner(path, "gpu", threads)),
+    Backend("gpu", "ours, GPU", _on_gpu),
     Backend("llama", "llama.cpp, CPU", lambda path, threads: LlamaCompletionRunner(path, threads)),
 )
 PEER = "llama"

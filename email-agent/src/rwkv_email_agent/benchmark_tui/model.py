@@ -73,9 +73,7 @@ class CompletionRunner(Protocol):
 class RWKVCompletionRunner:
     """This project's engine."""
 
-    def __init__(
-        self, path: str | os.PathLike[str], device: Literal["auto", "cpu", "gpu"] = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
         self._path, self._device, self._threads = path, device, threads
         self.seconds = 0.0
         self.model = self._open()
