@@ -1,11 +1,16 @@
 //! Model files: which kind a file is, and its tensors under one set of names.
 
 mod gguf;
+mod named;
 mod names;
+mod pickle;
+mod pth;
 mod safetensors;
+mod zip;
 
 use std::{
     collections::HashMap,
+    fmt,
     fs::File,
     io::{self, ErrorKind},
     ops::Range,
@@ -14,7 +19,39 @@ use std::{
 };
 
 use crate::{Error, Result, format::Format};
+use named::Named;
 use names::{Dialect, Kind};
+
+/// Which RWKV a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ModelVersion {
+    /// RWKV-4.
+    V4,
+    /// RWKV-5.0, 5.1 and 5.2.
+    V5,
+    /// RWKV-6 (x060).
+    V6,
+    /// RWKV-7 (x070).
+    V7,
+}
+
+impl ModelVersion {
+    fn digit(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V5 => '5',
+            Self::V6 => '6',
+            Self::V7 => '7',
+        }
+    }
+}
+
+impl fmt::Display for ModelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RWKV-{}", self.digit())
+    }
+}
 
 /// The bytes of a file: mapped, or compiled into the program, or owned. Cloning shares them.
 #[derive(Clone)]
@@ -95,11 +132,13 @@ pub struct Tensor {
 
 /// A model file, its tensors under the official names of RWKV: `blocks.0.att.w1`.
 ///
-/// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too; everything else is flat, `[C]`.
-/// Whether the tensors make up a model is not yet known.
+/// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too: `time_maa_w2` of RWKV-6 is `[5, C, rank]`.
+/// A trained state, `time_state`, is `[H, N, N]`; everything else is flat, `[C]`. Whether the tensors make up a model is not yet known.
 pub struct Checkpoint {
     /// Path of the file.
     pub file: String,
+    /// Whose names the tensors have.
+    pub version: ModelVersion,
     /// The tensors, by name.
     pub tensors: HashMap<String, Tensor>,
     /// The bytes of each token, if the file has a vocabulary; none for a token that no text has.
@@ -108,6 +147,9 @@ pub struct Checkpoint {
     pub head_size: Option<usize>,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
+    /// The residual stream is halved after each so many layers, because the weights behind them expect it; 0 for
+    /// never.
+    pub rescale_every: usize,
     /// Layers, where the file tells.
     pub block_count: Option<usize>,
     /// Channels, where the file tells.
@@ -124,59 +166,63 @@ impl Checkpoint {
 
     /// Reads a file from its bytes; `file` is for messages.
     pub fn from_bytes(file: &str, bytes: Bytes) -> Result<Self> {
-        let checkpoint = Self {
+        let mut checkpoint = Self {
             file: file.into(),
+            version: ModelVersion::V7,
             tensors: HashMap::new(),
             vocab: None,
             head_size: None,
             layer_norm_eps: 1e-5,
+            rescale_every: 0,
             block_count: None,
             embedding_length: None,
         };
-        let mut checkpoint = if bytes.starts_with(b"GGUF") {
-            gguf::read(checkpoint, &bytes)?
-        } else if bytes.get(8) == Some(&b'{') {
-            safetensors::read(checkpoint, &bytes)? // eight bytes of length, then JSON
+        if bytes.starts_with(b"GGUF") {
+            gguf::read(&mut checkpoint, &bytes)?;
+        } else if let Some(named) = Named::read(file, &bytes)? {
+            named.fill(&mut checkpoint)?;
         } else {
             let found = match &bytes[..bytes.len().min(4)] {
                 [] => "an empty file".into(),
-                b"PK\x03\x04" => "a zip archive, as PyTorch's .pth files are".into(),
                 start => format!("a file that starts with \"{}\"", start.escape_ascii()),
             };
-            return Err(Error::invalid(file, "content", "GGUF or safetensors", found));
-        };
+            return Err(Error::invalid(file, "content", "GGUF, safetensors or PyTorch's .pth", found));
+        }
         checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
         Ok(checkpoint)
     }
 
     /// Takes in a tensor that a file calls `name`.
     fn add(&mut self, dialect: Dialect, name: &str, tensor: Tensor) -> Result<()> {
-        let (official, kind) = names::find(dialect, name).ok_or_else(|| Error::UnsupportedModel {
-            file: self.file.clone(),
-            what: format!(
-                "tensor `{name}`, which is no part of RWKV-7 (variants like DeepEmbed are not run),"
-            ),
-        })?;
+        let version = self.version;
+        let (official, kind) =
+            names::find(version, dialect, name).ok_or_else(|| Error::UnsupportedModel {
+                file: self.file.clone(),
+                what: format!(
+                    "tensor `{name}`, which is no part of {version} (variants like DeepEmbed are not run),"
+                ),
+            })?;
         let expected = |what: &str| {
             Err(Error::invalid(&self.file, format!("tensor `{name}`"), what, format!("{:?}", tensor.shape)))
         };
-        // Dimensions of 1 in front, or between the six vectors and their values, mean nothing.
+        // Dimensions of 1 in front, or between the fused vectors and their values, mean nothing.
         let dims: Vec<usize> = tensor.shape.iter().copied().filter(|&n| n != 1).collect();
+        let lerp = names::lerp(version);
         match (kind, &tensor.shape[..], &dims[..]) {
             (Kind::Vector, _, [] | [_]) => self.insert(official, vec![dims.iter().product()], tensor),
-            (Kind::Heads, _, [] | [_] | [_, _]) => {
-                if let (None, Dialect::Official | Dialect::Fla, &[_, n]) =
-                    (self.head_size, dialect, &tensor.shape[..])
-                {
-                    self.head_size = Some(n);
+            (Kind::Heads, shape, [] | [_] | [_, _]) => {
+                if let (None, Dialect::Official | Dialect::Fla, &[_, n]) = (self.head_size, dialect, shape) {
+                    self.head_size = (n > 1).then_some(n);
                 }
                 self.insert(official, vec![dims.iter().product()], tensor)
             }
-            (Kind::Lerp, [6, ..], [6] | [6, _]) => {
-                let c = dims.get(1).copied().unwrap_or(1);
-                let row = tensor.data.len() / 6;
-                for (i, letter) in names::LERP.into_iter().enumerate() {
-                    let data = tensor.data.slice(i * row..(i + 1) * row).expect("six rows fill the tensor");
+            (Kind::Lerp, &[count, ..], [first, rest @ ..])
+                if count == lerp.len() && *first == count && rest.len() <= 1 =>
+            {
+                let c = rest.first().copied().unwrap_or(1);
+                let row = tensor.data.len() / count;
+                for (i, letter) in lerp.chars().enumerate() {
+                    let data = tensor.data.slice(i * row..(i + 1) * row).expect("the rows fill the tensor");
                     let part = Tensor { shape: vec![c], format: tensor.format, data };
                     self.insert(format!("{official}{letter}"), vec![c], part)?;
                 }
@@ -191,9 +237,14 @@ impl Checkpoint {
             (Kind::Matrix | Kind::Down | Kind::Up, [columns], _) => {
                 self.insert(official, vec![1, *columns], tensor)
             }
+            (Kind::Ups, [5, _, _], _) | (Kind::State, [_, _, _], _) => {
+                self.insert(official, tensor.shape.clone(), tensor)
+            }
             (Kind::Vector | Kind::Heads, ..) => expected("a vector"),
-            (Kind::Lerp, ..) => expected("[6, 1, 1, channels]"),
+            (Kind::Lerp, ..) => expected(&format!("[{}, 1, 1, channels]", lerp.len())),
             (Kind::Matrix | Kind::Down | Kind::Up, ..) => expected("a matrix"),
+            (Kind::Ups, ..) => expected("five matrices"),
+            (Kind::State, ..) => expected("[heads, size, size]"),
         }
     }
 

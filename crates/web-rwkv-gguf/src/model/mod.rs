@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Cpu, Level},
-    load::{Bytes, Checkpoint},
+    load::{Bytes, Checkpoint, ModelVersion},
     state::{State, StateShape},
     tokenizer::Tokenizer,
 };
@@ -24,22 +24,6 @@ pub(crate) struct Sizes {
     pub(crate) hidden: usize,
     pub(crate) vocab: usize,
     pub(crate) head_size: usize,
-}
-
-/// Which RWKV a model is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ModelVersion {
-    /// RWKV-7 (x070).
-    V7,
-}
-
-impl fmt::Display for ModelVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::V7 => f.write_str("RWKV-7"),
-        }
-    }
 }
 
 /// The sizes of a model.
@@ -107,6 +91,10 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+        if checkpoint.version != ModelVersion::V7 {
+            let what = checkpoint.version.to_string();
+            return Err(Error::UnsupportedModel { file: checkpoint.file.clone(), what });
+        }
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
             return Err(Error::Request {

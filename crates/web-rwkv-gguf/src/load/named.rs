@@ -1,0 +1,129 @@
+//! Files that hold tensors by name and nothing else, safetensors and PyTorch's: whose names they use, and how their
+//! LoRAs lie.
+
+use super::{Bytes, Checkpoint, Dialect, Kind, ModelVersion, Tensor, names, pth, safetensors};
+use crate::{Error, Result};
+
+/// The tensors of a file.
+pub(super) struct Named {
+    pub(super) tensors: Vec<(String, Tensor)>,
+    pub(super) writer: Writer,
+}
+
+/// Who wrote a file, where names and shapes do not tell what is in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    PyTorch,
+    /// web-rwkv's converter, which exchanges the indices of a trained WKV state.
+    Converter,
+    Other,
+}
+
+impl Named {
+    /// Reads a file, told by its content; `None` if it is of neither kind.
+    pub(super) fn read(file: &str, bytes: &Bytes) -> Result<Option<Self>> {
+        let mut named = if bytes.get(8) == Some(&b'{') {
+            safetensors::read(file, bytes)? // eight bytes of length, then JSON
+        } else if bytes.starts_with(b"PK\x03\x04") {
+            Self { tensors: pth::read(file, bytes)?, writer: Writer::PyTorch }
+        } else if bytes.starts_with(pth::LEGACY) {
+            let what = "PyTorch's format of before version 1.6 (save the file again with a newer one)";
+            return Err(Error::UnsupportedModel { file: file.into(), what: what.into() });
+        } else {
+            return Ok(None);
+        };
+        named.tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, Tensor { shape, .. }) in &named.tensors {
+            if shape.is_empty() || shape.len() > 4 || shape.contains(&0) {
+                let thing = format!("tensor `{name}`");
+                return Err(Error::invalid(file, thing, "1 to 4 dimensions, none 0", format!("{shape:?}")));
+            }
+        }
+        Ok(Some(named))
+    }
+
+    /// Puts the tensors into a checkpoint, under official names and turned as this engine has them.
+    pub(super) fn fill(self, checkpoint: &mut Checkpoint) -> Result<()> {
+        let names = self.tensors.iter().map(|(name, _)| name.as_str());
+        let version = names::version(names.clone());
+        let fla = version == ModelVersion::V7 && names.clone().any(|name| name.starts_with("model."));
+        let dialect = if fla { Dialect::Fla } else { Dialect::Official };
+        checkpoint.version = version;
+        for (name, tensor) in self.tensors {
+            let mut official = names::official(version, &name);
+            // Until RWKV-5.2 this was a logarithm, one for each head; web-rwkv calls that of 5.2 by the same name.
+            let of_heads = matches!(tensor.shape[..], [_, n] if n > 1);
+            if version == ModelVersion::V5 && of_heads && self.writer != Writer::PyTorch {
+                official = official.replace(".time_first", ".time_faaaa").into();
+            }
+            checkpoint.add(dialect, &official, tensor)?;
+        }
+        let trained = dialect == Dialect::Official && stored_as_trained(checkpoint)?;
+        for (name, tensor) in &mut checkpoint.tensors {
+            let turn = match names::find(version, Dialect::Official, name) {
+                Some((_, Kind::Down | Kind::Up | Kind::Ups)) => trained,
+                Some((_, Kind::State)) => self.writer == Writer::Converter,
+                _ => false,
+            };
+            if turn {
+                *tensor = transposed(tensor);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the LoRAs are as in official files, `[C, rank]` and `[rank, C]`, and not as this engine
+/// and web-rwkv's files have them, the other way around.
+fn stored_as_trained(checkpoint: &Checkpoint) -> Result<bool> {
+    let Some(c) = checkpoint.tensors.get("emb.weight").and_then(|t| t.shape.last()) else {
+        return Ok(true); // no model anyway
+    };
+    let mut told: Option<(bool, &str)> = None;
+    let mut names: Vec<&String> = checkpoint.tensors.keys().collect();
+    names.sort_unstable();
+    for name in names {
+        let shape = &checkpoint.tensors[name].shape;
+        let (Some((_, kind)), &[.., rows, columns]) =
+            (names::find(checkpoint.version, Dialect::Official, name), &shape[..])
+        else {
+            continue;
+        };
+        let trained = match (kind, rows == *c, columns == *c) {
+            (Kind::Down, true, false) | (Kind::Up | Kind::Ups, false, true) => true,
+            (Kind::Down, false, true) | (Kind::Up | Kind::Ups, true, false) => false,
+            _ => continue, // square, or no LoRA
+        };
+        match told {
+            Some((other, first)) if other != trained => {
+                let (thing, expected) = (format!("tensor `{name}`"), format!("the orientation of `{first}`"));
+                return Err(Error::invalid(&checkpoint.file, thing, expected, format!("{shape:?}")));
+            }
+            Some(_) => {}
+            None => told = Some((trained, name)),
+        }
+    }
+    Ok(told.is_none_or(|(trained, _)| trained))
+}
+
+/// An owned copy with the last two dimensions exchanged; for plain floats only.
+fn transposed(tensor: &Tensor) -> Tensor {
+    fn turn<const B: usize>(data: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(data.len());
+        for matrix in data.as_chunks::<B>().0.chunks_exact(rows * columns) {
+            for x in 0..columns {
+                for value in matrix.iter().skip(x).step_by(columns) {
+                    out.extend_from_slice(value);
+                }
+            }
+        }
+        out
+    }
+    let &[ref outer @ .., rows, columns] = &tensor.shape[..] else { return tensor.clone() };
+    let data = match tensor.format.block_bytes() {
+        2 => turn::<2>(&tensor.data, rows, columns),
+        _ => turn::<4>(&tensor.data, rows, columns),
+    };
+    let shape = [outer, &[columns, rows]].concat();
+    Tensor { shape, format: tensor.format, data: data.into() }
+}
