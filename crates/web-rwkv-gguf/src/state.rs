@@ -2,20 +2,22 @@
 
 use std::{fmt, fs, path::Path};
 
-use crate::{Error, Result};
+use crate::{Error, Result, load::ModelVersion};
 
 const MAGIC: &[u8; 8] = b"RWKVSTAT";
 const VERSION: u32 = 1;
-/// Layout tag of RWKV-7: `[L, N + 2, C]`, see [`State`].
-const LAYOUT: u32 = 7;
+/// RWKV-4's largest exponent before any token: less than any exponent of a token.
+const LOWEST: f32 = -1e38;
 const HEADER: usize = 8 + 4 + 4 + 8 + 3 * 4;
 
 /// The recurrent state of one sequence.
 ///
 /// An f32 buffer `[L, N + 2, C]`, C fastest: for each layer row 0 is the token shift of the time mix
 /// (its input after ln1), rows 1 to N are the WKV state (row = key index j, column = head · N + value
-/// index i; the official PyTorch state is `S[head][i][j]`), row N + 1 is the token shift of the channel
-/// mix (its input after ln2).
+/// index i; RWKV-7's official PyTorch state is `S[head][i][j]`, that of RWKV-5 and 6 `S[head][j][i]`), row
+/// N + 1 is the token shift of the channel mix (its input after ln2).
+///
+/// RWKV-4 has `[L, 5, C]`: rows 1 to 3 are `aa`, `bb` and `pp`, which starts at -1e38.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     data: Vec<f32>,
@@ -25,6 +27,8 @@ pub struct State {
 /// Which model a state belongs to, and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateShape {
+    /// Its layout too, and the tag of that in a file.
+    pub(crate) version: ModelVersion,
     pub(crate) fingerprint: u64,
     pub(crate) layers: usize,
     pub(crate) head_size: usize,
@@ -33,7 +37,10 @@ pub(crate) struct StateShape {
 
 impl StateShape {
     fn rows(&self) -> usize {
-        self.head_size.saturating_add(2) // it may stand in a file, where it may be anything
+        match self.version {
+            ModelVersion::V4 => 5,
+            _ => self.head_size.saturating_add(2), // it may stand in a file, where it may be anything
+        }
     }
 
     fn len(&self) -> Option<usize> {
@@ -43,22 +50,27 @@ impl StateShape {
 
 impl fmt::Display for StateShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "model {:016x} of {} layers, width {}", self.fingerprint, self.layers, self.channels)
+        let Self { version, fingerprint, layers, channels, .. } = self;
+        write!(f, "model {fingerprint:016x}, {version} of {layers} layers, width {channels}")
     }
 }
 
 impl State {
-    /// The state before any token: zeros.
+    /// The state before any token: zeros, but for RWKV-4's largest exponents.
     pub(crate) fn zero(shape: StateShape) -> Self {
         let len = shape.len().expect("the sizes of an open model fit in memory");
-        Self { data: vec![0.0; len], shape }
+        let mut state = Self { data: vec![0.0; len], shape };
+        if shape.version == ModelVersion::V4 {
+            (0..shape.layers).for_each(|i| state.layer(i).1[2 * shape.channels..].fill(LOWEST));
+        }
+        state
     }
 
     pub(crate) fn shape(&self) -> StateShape {
         self.shape
     }
 
-    /// The buffer, `[L, N + 2, C]`.
+    /// The buffer, `[L, N + 2, C]`; RWKV-4's `[L, 5, C]`.
     pub fn as_slice(&self) -> &[f32] {
         &self.data
     }
@@ -68,7 +80,7 @@ impl State {
         self.data
     }
 
-    /// The sizes `[L, N + 2, C]`.
+    /// The sizes `[L, N + 2, C]`; RWKV-4's `[L, 5, C]`.
     pub fn dims(&self) -> [usize; 3] {
         [self.shape.layers, self.shape.rows(), self.shape.channels]
     }
@@ -86,7 +98,7 @@ impl State {
         Ok(())
     }
 
-    /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]`, channel-mix shift `[C]`.
+    /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]` (RWKV-4's `[3, C]`), channel-mix shift `[C]`.
     pub(crate) fn layer(&mut self, layer: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
         let (rows, c) = (self.shape.rows(), self.shape.channels);
         let layer = &mut self.data[layer * rows * c..][..rows * c];
@@ -101,7 +113,7 @@ impl State {
         let mut out = Vec::with_capacity(HEADER + 4 * self.data.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.extend(LAYOUT.to_le_bytes());
+        out.extend(self.shape.version.number().to_le_bytes());
         out.extend(self.shape.fingerprint.to_le_bytes());
         for n in [self.shape.layers, self.shape.head_size, self.shape.channels] {
             out.extend((n as u32).to_le_bytes());
@@ -128,10 +140,11 @@ impl State {
         if u32_at(8) != VERSION {
             return invalid("version", VERSION.to_string(), u32_at(8).to_string());
         }
-        if u32_at(12) != LAYOUT {
-            return invalid("layout", LAYOUT.to_string(), u32_at(12).to_string());
-        }
+        let Some(version) = ModelVersion::ALL.iter().copied().find(|v| v.number() == u32_at(12)) else {
+            return invalid("layout", "that of RWKV-4 to 7".into(), u32_at(12).to_string());
+        };
         let shape = StateShape {
+            version,
             fingerprint: u64::from_le_bytes(header[16..24].try_into().expect("8 bytes")),
             layers: u32_at(24) as usize,
             head_size: u32_at(28) as usize,

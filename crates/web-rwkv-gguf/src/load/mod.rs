@@ -37,19 +37,23 @@ pub enum ModelVersion {
 }
 
 impl ModelVersion {
-    fn digit(self) -> char {
+    /// Every version.
+    pub(crate) const ALL: &[Self] = &[Self::V4, Self::V5, Self::V6, Self::V7];
+
+    /// 4 to 7.
+    pub(crate) fn number(self) -> u32 {
         match self {
-            Self::V4 => '4',
-            Self::V5 => '5',
-            Self::V6 => '6',
-            Self::V7 => '7',
+            Self::V4 => 4,
+            Self::V5 => 5,
+            Self::V6 => 6,
+            Self::V7 => 7,
         }
     }
 }
 
 impl fmt::Display for ModelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RWKV-{}", self.digit())
+        write!(f, "RWKV-{}", self.number())
     }
 }
 

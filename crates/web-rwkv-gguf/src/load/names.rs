@@ -129,7 +129,7 @@ pub(super) fn find(version: ModelVersion, dialect: Dialect, name: &str) -> Optio
             Dialect::Gguf => gguf,
             Dialect::Fla => fla,
         };
-        if template.is_empty() || !versions.contains(version.digit()) {
+        if template.is_empty() || !versions.contains(char::from_digit(version.number(), 10)?) {
             return None;
         }
         let Some((start, end)) = template.split_once('N') else {

@@ -1,7 +1,12 @@
 //! A model: open it, make states, run requests.
 
+mod before_v7;
 mod forward;
+mod layer_v4;
+mod layer_v5;
+mod layer_v6;
 mod layer_v7;
+mod layers;
 mod source;
 
 use std::{fmt, ops::ControlFlow, path::Path};
@@ -19,6 +24,7 @@ use forward::Net;
 /// The sizes of a model, as the engine uses them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
+    pub(crate) version: ModelVersion,
     pub(crate) layers: usize,
     pub(crate) channels: usize,
     pub(crate) hidden: usize,
@@ -39,9 +45,9 @@ pub struct ModelInfo {
     pub num_hidden: usize,
     /// Tokens in the vocabulary, V.
     pub num_vocab: usize,
-    /// Heads, H.
+    /// Heads, H; 1 for RWKV-4, which has none.
     pub num_head: usize,
-    /// Size of a head, N.
+    /// Size of a head, N; C for RWKV-4.
     pub head_size: usize,
 }
 
@@ -69,7 +75,7 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a GGUF or safetensors file, told by its content, and maps it into memory: do not change the
+    /// Opens a GGUF, safetensors or PyTorch (.pth) file, told by its content, and maps it into memory: do not change the
     /// file while the model is in use.
     ///
     /// # Errors
@@ -91,10 +97,6 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
-        if checkpoint.version != ModelVersion::V7 {
-            let what = checkpoint.version.to_string();
-            return Err(Error::UnsupportedModel { file: checkpoint.file.clone(), what });
-        }
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
             return Err(Error::Request {
@@ -122,9 +124,9 @@ impl Model {
 
     /// The sizes of the model.
     pub fn info(&self) -> ModelInfo {
-        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.net.sizes;
+        let Sizes { version, layers, channels, hidden, vocab, head_size } = self.net.sizes;
         ModelInfo {
-            version: ModelVersion::V7,
+            version,
             num_layer: layers,
             num_emb: channels,
             num_hidden: hidden,
@@ -171,6 +173,7 @@ impl Model {
 
     fn shape(&self) -> StateShape {
         StateShape {
+            version: self.net.sizes.version,
             fingerprint: self.fingerprint,
             layers: self.net.sizes.layers,
             head_size: self.net.sizes.head_size,
