@@ -4,7 +4,7 @@ usage: witness_versions.py DIR [SHARED]
 
 For each version a random model, DIR/<version>.safetensors under official names, of RWKV-6 also DIR/v6.gguf with
 llama.cpp's names, a quantized half and a stream that is halved; and logits at every position and the last state, in f64
-over the weights as they are stored, DIR/<model>.golden. Where the folder SHARED exists, the golden vectors of rwkv.cpp's
+over the weights as they are stored, DIR/<model>.golden; for RWKV-6 also a trained state, and what it makes of them. Where the folder SHARED exists, the golden vectors of rwkv.cpp's
 tiny models, as safetensors.
 """
 
@@ -151,6 +151,13 @@ def main() -> None:
         save_file(official, out / f"{version}.safetensors")
         save_file(golden(Model(official, np.float64), ids), out / f"{version}.golden")
         if version == "v6":
+            # A trained state has the value index before the key index.
+            trained = rng.normal(0, 1, (L, C // n, n, n)).astype(np.float32)
+            tuned = {f"blocks.{i}.att.time_state": x for i, x in enumerate(trained)}
+            save_file(tuned, out / "v6_state.safetensors")
+            model = Model(official, np.float64)
+            model.st = list(trained.swapaxes(2, 3).astype(np.float64))
+            save_file(golden(model, ids), out / "v6_state.golden")
             stored = write_gguf(out / "v6.gguf", official)
             save_file(golden(Model(stored, np.float64, rescale=RESCALE), ids), out / "v6_gguf.golden")
 

@@ -132,6 +132,19 @@ fn tiny_trained_models_give_their_golden_logits() {
     }
 }
 
+#[test]
+fn a_trained_state_is_where_sequences_start() {
+    let Some(golden) = witness("v6_state.golden") else { return };
+    let bytes = std::fs::read(&golden).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let ids: Vec<u32> = array(&file, "ids").into_iter().map(|x| x as u32).collect();
+    let model = open(&golden.with_file_name("v6.safetensors"), Level::best());
+    let mut state = model.load_state(golden.with_extension("safetensors")).unwrap();
+    let logits = model.run(&ids, RnnOption::Full, &mut state).unwrap();
+    let (most, nmse) = errors(&logits, &array(&file, "logits"));
+    assert!(nmse <= 1e-11, "max {most:e}, nmse {nmse:e}");
+}
+
 /// Models of each version.
 fn models() -> Vec<Model> {
     let paths = ["v4", "v5_0", "v5_1", "v6"].iter().filter_map(|v| witness(&format!("{v}.safetensors")));

@@ -42,6 +42,20 @@ pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
     f32::from_bits(bits | (h & 0x8000) << 16)
 }
 
+/// The nearest f16 number, as two little-endian bytes.
+#[inline(always)]
+pub(crate) fn to_f16(x: f32) -> [u8; 2] {
+    let bits = x.to_bits();
+    let (sign, magnitude) = (bits >> 16 & 0x8000, bits & 0x7fff_ffff);
+    let half = match magnitude {
+        0..0x3880_0000 => (f32::from_bits(magnitude) + 0.5).to_bits() - 0.5_f32.to_bits(), // subnormal
+        0x3880_0000..0x4780_0000 => (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13,
+        0x4780_0000..=0x7f80_0000 => 0x7c00, // infinite
+        _ => 0x7e00,                         // no number
+    };
+    ((sign | half) as u16).to_le_bytes()
+}
+
 macro_rules! formats {
     ($($(#[$doc:meta])* $variant:ident $id:literal $name:literal $len:literal $bytes:literal;)*) => {
         /// How the values of a weight tensor are stored.

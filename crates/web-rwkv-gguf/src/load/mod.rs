@@ -1,6 +1,7 @@
 //! Model files: which kind a file is, and its tensors under one set of names.
 
 mod gguf;
+mod lora;
 mod named;
 mod names;
 mod pickle;
@@ -20,6 +21,7 @@ use std::{
 
 use crate::{Error, Result, format::Format};
 use named::Named;
+pub(crate) use named::is_named;
 use names::{Dialect, Kind};
 
 /// Which RWKV a model is.
@@ -170,20 +172,11 @@ impl Checkpoint {
 
     /// Reads a file from its bytes; `file` is for messages.
     pub fn from_bytes(file: &str, bytes: Bytes) -> Result<Self> {
-        let mut checkpoint = Self {
-            file: file.into(),
-            version: ModelVersion::V7,
-            tensors: HashMap::new(),
-            vocab: None,
-            head_size: None,
-            layer_norm_eps: 1e-5,
-            rescale_every: 0,
-            block_count: None,
-            embedding_length: None,
-        };
+        let mut checkpoint = Self::empty(file);
         if bytes.starts_with(b"GGUF") {
             gguf::read(&mut checkpoint, &bytes)?;
         } else if let Some(named) = Named::read(file, &bytes)? {
+            checkpoint.version = named.version();
             named.fill(&mut checkpoint)?;
         } else {
             let found = match &bytes[..bytes.len().min(4)] {
@@ -194,6 +187,20 @@ impl Checkpoint {
         }
         checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
         Ok(checkpoint)
+    }
+
+    fn empty(file: &str) -> Self {
+        Self {
+            file: file.into(),
+            version: ModelVersion::V7,
+            tensors: HashMap::new(),
+            vocab: None,
+            head_size: None,
+            layer_norm_eps: 1e-5,
+            rescale_every: 0,
+            block_count: None,
+            embedding_length: None,
+        }
     }
 
     /// Takes in a tensor that a file calls `name`.

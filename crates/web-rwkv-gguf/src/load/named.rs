@@ -4,6 +4,12 @@
 use super::{Bytes, Checkpoint, Dialect, Kind, ModelVersion, Tensor, names, pth, safetensors};
 use crate::{Error, Result};
 
+/// Whether a file holds tensors by name, as far as its start tells.
+pub(crate) fn is_named(bytes: &[u8]) -> bool {
+    let json = bytes.get(8) == Some(&b'{'); // behind eight bytes of length
+    json || bytes.starts_with(pth::ARCHIVE) || bytes.starts_with(pth::LEGACY)
+}
+
 /// The tensors of a file.
 pub(super) struct Named {
     pub(super) tensors: Vec<(String, Tensor)>,
@@ -22,15 +28,16 @@ pub(super) enum Writer {
 impl Named {
     /// Reads a file, told by its content; `None` if it is of neither kind.
     pub(super) fn read(file: &str, bytes: &Bytes) -> Result<Option<Self>> {
-        let mut named = if bytes.get(8) == Some(&b'{') {
-            safetensors::read(file, bytes)? // eight bytes of length, then JSON
-        } else if bytes.starts_with(b"PK\x03\x04") {
+        if !is_named(bytes) {
+            return Ok(None);
+        }
+        let mut named = if bytes.starts_with(pth::ARCHIVE) {
             Self { tensors: pth::read(file, bytes)?, writer: Writer::PyTorch }
         } else if bytes.starts_with(pth::LEGACY) {
             let what = "PyTorch's format of before version 1.6 (save the file again with a newer one)";
             return Err(Error::UnsupportedModel { file: file.into(), what: what.into() });
         } else {
-            return Ok(None);
+            safetensors::read(file, bytes)?
         };
         named.tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (name, Tensor { shape, .. }) in &named.tensors {
@@ -42,13 +49,16 @@ impl Named {
         Ok(Some(named))
     }
 
-    /// Puts the tensors into a checkpoint, under official names and turned as this engine has them.
+    /// The version of RWKV that the names are of.
+    pub(super) fn version(&self) -> ModelVersion {
+        names::version(self.tensors.iter().map(|(name, _)| name.as_str()))
+    }
+
+    /// Puts the tensors into a checkpoint of their version, under official names and turned as this engine has them.
     pub(super) fn fill(self, checkpoint: &mut Checkpoint) -> Result<()> {
-        let names = self.tensors.iter().map(|(name, _)| name.as_str());
-        let version = names::version(names.clone());
-        let fla = version == ModelVersion::V7 && names.clone().any(|name| name.starts_with("model."));
-        let dialect = if fla { Dialect::Fla } else { Dialect::Official };
-        checkpoint.version = version;
+        let version = checkpoint.version;
+        let fla = self.tensors.iter().any(|(name, _)| name.starts_with("model."));
+        let dialect = if fla && version == ModelVersion::V7 { Dialect::Fla } else { Dialect::Official };
         for (name, tensor) in self.tensors {
             let mut official = names::official(version, &name);
             // Until RWKV-5.2 this was a logarithm, one for each head; web-rwkv calls that of 5.2 by the same name.

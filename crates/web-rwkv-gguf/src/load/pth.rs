@@ -8,6 +8,9 @@ use super::{
 };
 use crate::{Error, Result, format::Format};
 
+/// How a zip archive starts.
+pub(super) const ARCHIVE: &[u8] = b"PK\x03\x04";
+
 /// How a pickle of PyTorch before 1.6 starts: with a number of its own.
 pub(super) const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 

@@ -8,6 +8,7 @@ mod layer_v6;
 mod layer_v7;
 mod layers;
 mod source;
+mod trained_state;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
@@ -66,6 +67,8 @@ pub struct Model {
     fingerprint: u64,
     file: String,
     tokenizer: Option<Tokenizer>,
+    /// A trained state to start from, where the file has one.
+    trained: Option<State>,
 }
 
 impl fmt::Debug for Model {
@@ -114,12 +117,15 @@ impl Model {
             });
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
-        Ok(Self {
+        let mut model = Self {
             net: Net::new(Cpu::new(level, threads), checkpoint)?,
             fingerprint: fingerprint(checkpoint),
             file: checkpoint.file.clone(),
             tokenizer,
-        })
+            trained: None,
+        };
+        model.trained = model.shape().trained(checkpoint)?;
+        Ok(model)
     }
 
     /// The sizes of the model.
@@ -181,23 +187,21 @@ impl Model {
         }
     }
 
-    /// The state before any token.
+    /// The state before any token: zeros (see [`State`] for RWKV-4), or the trained one that the file has.
     pub fn init_state(&self) -> State {
-        State::zero(self.shape())
+        self.trained.clone().unwrap_or_else(|| State::zero(self.shape()))
     }
 
-    /// Loads a state that was saved with this model.
+    /// Loads a state that was saved with this model, or a trained state from safetensors or `.pth`
+    /// (`blocks.N.att.time_state` of every layer, `[H, N, N]`).
+    ///
+    /// Trainers store a trained state by value and key index. In safetensors that web-rwkv's converter wrote, all f16
+    /// and marked as PyTorch's, it is by key and value index.
     ///
     /// # Errors
     /// For a file that is no state, or of another model.
     pub fn load_state(&self, path: impl AsRef<Path>) -> Result<State> {
-        let path = path.as_ref();
-        let state = State::load(path)?;
-        if state.shape() != self.shape() {
-            let (expected, found) = (self.shape().to_string(), state.shape().to_string());
-            return Err(Error::invalid(&path.display().to_string(), "state", expected, found));
-        }
-        Ok(state)
+        self.shape().load(path.as_ref())
     }
 
     /// Whether a state is one of this model.
