@@ -1,4 +1,4 @@
-//! Run RWKV language models from GGUF and safetensors files.
+//! Run RWKV language models from GGUF, safetensors and PyTorch files.
 //!
 //! A model is opened once and shared; the recurrent state of each sequence is a value of its own. Clone it
 //! to fork the sequence, save it, or take its buffer.

@@ -248,6 +248,45 @@ fn broken_archives() {
     }
 }
 
+/// As PyTorch writes what begins behind 4 GiB: the numbers stand in wide records.
+#[test]
+fn wide_archives() {
+    let mut bytes = file(&Pickle::dict(&[("emb.weight", PLAIN)]));
+    let end = bytes.len() - 22;
+    let field = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as u64;
+    let (mut at, start) = (field(&bytes, end + 16) as usize, field(&bytes, end + 16));
+    let old = bytes.split_off(at);
+    let (mut directory, narrow) = (vec![], [0xff; 4]);
+    at = 0;
+    while old[at..].starts_with(b"PK\x01\x02") {
+        let (size, offset, name) = (field(&old, at + 24), field(&old, at + 42), old[at + 28] as usize);
+        let mut entry = old[at..at + 46 + name].to_vec();
+        for narrowed in [20, 24, 42] {
+            entry[narrowed..narrowed + 4].copy_from_slice(&narrow);
+        }
+        // A record of another kind, then the wide one: size, packed size, offset.
+        let wide = [size, size, offset].map(u64::to_le_bytes).concat();
+        let extra = [&b"FB\x02\0zz\x01\0\x18\0"[..], &wide].concat();
+        entry[30] = extra.len() as u8;
+        directory.extend([entry, extra].concat());
+        at += 46 + name;
+    }
+    let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
+    let (size, wide_end) = (directory.len() as u64, start + directory.len() as u64);
+    let wide = [&b"PK\x06\x06"[..], &numbers(&[44]), &[0; 12], &numbers(&[4, 4, size, start])].concat();
+    let locator = [&b"PK\x06\x07\0\0\0\0"[..], &numbers(&[wide_end]), &[1, 0, 0, 0]].concat();
+    let last = [&b"PK\x05\x06\0\0\0\0"[..], &[0xff; 12], &[0; 2]].concat();
+    bytes.extend([directory, wide, locator, last].concat());
+    assert!(read(bytes.clone()).unwrap().tensors.contains_key("emb.weight"));
+    for at in start as usize..bytes.len() {
+        for byte in [0, 0x80, 0xff] {
+            let mut broken = bytes.clone();
+            broken[at] = byte;
+            _ = read(broken);
+        }
+    }
+}
+
 #[test]
 fn older_files_are_refused_by_name() {
     let old = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 
 use crate::{Error, Result};
 
-/// The pickle of a model has some hundred bytes for each tensor; values take up to 64 bytes for each byte of it.
-const MAX_BYTES: usize = 16 << 20;
+/// The pickle of a model has some 250 bytes for each tensor, and none has 10,000 tensors; a hostile one makes values of
+/// some hundred bytes from each of its own.
+const MAX_BYTES: usize = 4 << 20;
 
 /// RWKV's tensors have up to four dimensions.
 const MAX_RANK: usize = 8;
@@ -44,7 +45,7 @@ pub(super) fn tensors<'a>(file: &'a str, bytes: &'a [u8]) -> Result<Vec<(&'a str
     let mut tensors = vec![];
     for &(key, value) in dict {
         match (&machine.values[key], &machine.values[value]) {
-            (Value::Text(name), Value::Tensor(view)) => tensors.push((*name, view.clone())),
+            (Value::Text(name), Value::Tensor(view)) => tensors.push((*name, View::clone(view))),
             (Value::Text(name), other) => {
                 return Err(Error::invalid(file, format!("`{name}`"), "a tensor", other.kind()));
             }
@@ -69,7 +70,7 @@ enum Value<'a> {
         key: &'a str,
         len: usize,
     },
-    Tensor(View<'a>),
+    Tensor(Box<View<'a>>),
     /// None, booleans, floats: nothing that a tensor is made of.
     Other(&'static str),
 }
@@ -349,7 +350,7 @@ impl<'a> Machine<'a> {
                     return Err(self.wrong("a storage", self.values[storage].kind()));
                 };
                 let (offset, shape, stride) = (self.size(offset)?, self.sizes(shape)?, self.sizes(stride)?);
-                Value::Tensor(View { storage: class, key, len, offset, shape, stride })
+                Value::Tensor(Box::new(View { storage: class, key, len, offset, shape, stride }))
             }
             (Value::Global("torch._utils", "_rebuild_parameter"), &[tensor, ..]) => {
                 self.stack.push(tensor);
