@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMBEDDED
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save_file
 
 import web_rwkv_py as wrp
+from conftest import EMBEDDED
 
 C, N, F, V, RANK = 32, 8, 64, 16, 4
 
@@ -30,7 +30,7 @@ def tensors(version: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     shapes |= {f"blocks.0.ffn.{mix}_{letter}": (1, 1, C) for letter in "kr"}
     heads = (C // N, N)
     shapes["blocks.0.att.time_decay"] = {4: (C,), 5: heads, 6: (1, 1, C)}[version]
-    shapes["blocks.0.att.time_first" if version == 4 else "blocks.0.att.time_faaaa"] = (C,) if version == 4 else heads
+    shapes |= {"blocks.0.att.time_first": (C,)} if version == 4 else {"blocks.0.att.time_faaaa": heads}
     if version == 6:
         shapes |= {"blocks.0.att.time_maa_w1": (C, 5 * RANK), "blocks.0.att.time_maa_w2": (5, RANK, C)}
         shapes |= {"blocks.0.att.time_decay_w1": (C, RANK), "blocks.0.att.time_decay_w2": (RANK, C)}
@@ -74,7 +74,7 @@ def test_trained_states(model: wrp.Model, tmp_path: Path) -> None:
     want = trained.transpose(0, 3, 1, 2).reshape(layers, n, h * n)
     assert_array_equal(state.to_numpy().reshape(state.shape)[:, 1:-1], want)
     save_file({"blocks.0.att.time_state": trained[0]}, path)
-    with pytest.raises(wrp.InvalidModelError, match="blocks.1.att.time_state` is missing"):
+    with pytest.raises(wrp.InvalidModelError, match=r"blocks\.1\.att\.time_state` is missing"):
         model.load_state(path)
 
 
@@ -96,5 +96,5 @@ def test_loras(model: wrp.Model, tmp_path: Path) -> None:
         with pytest.raises(wrp.RequestError):
             wrp.Model(EMBEDDED, **arguments)
     save_file(lora | {"blocks.0.ffn.key.lora_B": b[1:]}, path)
-    with pytest.raises(wrp.InvalidModelError, match="blocks.0.ffn.key.lora_B`: expected"):
+    with pytest.raises(wrp.InvalidModelError, match=r"blocks\.0\.ffn\.key\.lora_B`: expected"):
         wrp.Model(EMBEDDED, lora=path, alpha=8.0)

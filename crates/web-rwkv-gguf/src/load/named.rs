@@ -69,10 +69,13 @@ impl Named {
             checkpoint.add(dialect, &official, tensor)?;
         }
         let trained = dialect == Dialect::Official && stored_as_trained(checkpoint)?;
+        // In a model, a state lies as its LoRAs do.
+        let model = checkpoint.tensors.contains_key("emb.weight");
+        let converted = if model { !trained } else { self.writer == Writer::Converter };
         for (name, tensor) in &mut checkpoint.tensors {
             let turn = match names::find(version, Dialect::Official, name) {
                 Some((_, Kind::Down | Kind::Up | Kind::Ups)) => trained,
-                Some((_, Kind::State)) => self.writer == Writer::Converter,
+                Some((_, Kind::State)) => converted,
                 _ => false,
             };
             if turn {
