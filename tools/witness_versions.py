@@ -135,6 +135,23 @@ def write_gguf(path: Path, official: dict) -> dict:
     return {**official, **stored}
 
 
+def of_web_rwkv(name: str) -> str:
+    """The name in web-rwkv's files."""
+    return name.replace("time_maa", "time_mix").replace("time_faaaa", "time_first")
+
+
+def turned(name: str, x: np.ndarray) -> np.ndarray:
+    """As web-rwkv's converter has it: LoRAs with rows and columns exchanged."""
+    return np.ascontiguousarray(x.swapaxes(-1, -2)) if name.endswith(("_w1", "_w2")) else x
+
+
+def of_transformers(name: str) -> str:
+    """The name in Hugging Face's files."""
+    for part, to in (("att.", "attention."), ("ffn.", "feed_forward."), (".ln0.", ".pre_ln.")):
+        name = name.replace(part, to)
+    return name if name.startswith("head") else "rwkv." + name.replace("emb.", "embeddings.")
+
+
 def golden(model: Model, ids: np.ndarray) -> dict:
     """Logits at every position, and the last state."""
     logits = np.array([model.forward(t) for t in ids])
@@ -158,6 +175,8 @@ def main() -> None:
             model = Model(official, np.float64)
             model.st = list(trained.swapaxes(2, 3).astype(np.float64))
             save_file(golden(model, ids), out / "v6_state.golden")
+            save_file({of_web_rwkv(k): turned(k, x) for k, x in official.items()}, out / "v6.st")
+            save_file({of_transformers(k): x for k, x in official.items()}, out / "v6_hf.safetensors")
             stored = write_gguf(out / "v6.gguf", official)
             save_file(golden(Model(stored, np.float64, rescale=RESCALE), ids), out / "v6_gguf.golden")
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use web_rwkv_gguf::{Level, Model, ModelVersion, Options, RnnInput, RnnInputBatch, RnnOption, State};
+use web_rwkv_gguf::{
+    Level, Model, ModelVersion, Options, RnnInput, RnnInputBatch, RnnOption, State, load::Checkpoint,
+};
 
 /// A file of the witness, or `None` with a word about it.
 fn witness(name: &str) -> Option<PathBuf> {
@@ -111,6 +113,14 @@ fn every_version_agrees_with_a_numpy_f64_forward() {
 }
 
 #[test]
+fn files_with_other_names_and_turns_are_the_same_model() {
+    let Some(golden) = witness("v6.golden") else { return };
+    for name in ["v6.st", "v6_hf.safetensors"] {
+        agrees(&golden.with_file_name(name), &golden, STATE, ModelVersion::V6, |_| 1e-11);
+    }
+}
+
+#[test]
 fn gguf_of_rwkv_6_halves_its_stream_where_it_says() {
     let Some(golden) = witness("v6_gguf.golden") else { return };
     // Activations get 16 bits before quantized weights.
@@ -196,4 +206,30 @@ fn states_keep_their_version() {
     let rows: Vec<_> = start.as_slice().chunks(c).map(|row| row[0]).collect();
     assert_eq!(rows[..5], [0.0, 0.0, 0.0, -1e38, 0.0]);
     assert_eq!((four.info().num_head, four.info().head_size), (1, c));
+}
+
+#[test]
+fn every_tensor_of_every_layer_is_needed() {
+    for version in ["v4", "v5_0", "v5_1", "v5_2", "v6"] {
+        let Some(path) = witness(&format!("{version}.safetensors")) else { return };
+        let open = |edit: &dyn Fn(&mut Checkpoint)| {
+            let mut checkpoint = Checkpoint::open(&path).unwrap();
+            edit(&mut checkpoint);
+            let model = Model::from_checkpoint(&checkpoint, Options { threads: Some(1), level: None });
+            model.err().map_or("none".into(), |error| error.to_string())
+        };
+        let whole = Checkpoint::open(&path).unwrap().tensors;
+        for (name, tensor) in &whole {
+            let thing = format!("{}: tensor `{name}`", path.display());
+            let error = open(&|checkpoint| drop(checkpoint.tensors.remove(name)));
+            assert_eq!(error, format!("{thing} is missing"));
+            let mut shape = tensor.shape.clone();
+            *shape.last_mut().unwrap() /= 2;
+            let error = open(&|checkpoint| checkpoint.tensors.get_mut(name).unwrap().shape = shape.clone());
+            // Sizes are those of some tensors, which others then do not fit.
+            let sizes = ["emb.weight", "blocks.0.ffn.key.weight", "time_decay", "_w1", "time_maa_w2"];
+            assert!(error.starts_with(&thing) || sizes.iter().any(|s| name.contains(s)), "{name}: {error}");
+            assert!(error.contains(": expected "), "{name}: {error}");
+        }
+    }
 }

@@ -68,9 +68,9 @@ impl<O: Ops> Layer<O> {
         let square = |part: &str| source.matrix(&name(&format!("att.{part}.weight")), c, c);
         // This engine mixes the other way around.
         let mix = |part: &str| source.vector_of(&name(part), |m| 1.0 - m);
-        let gate = source.has(&name("att.gate.weight"));
+        let gate = source.has(".att.gate.weight") || source.has(".att.time_mix_g");
         let letters = if gate { "rkvg" } else { "rkv" };
-        let u = match source.has(&name("att.time_faaaa")) {
+        let u = match source.has(".att.time_faaaa") {
             true => source.of_heads(&name("att.time_faaaa"), |u| u)?,
             false => source.of_heads(&name("att.time_first"), f32::exp)?,
         };

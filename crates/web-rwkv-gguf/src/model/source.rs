@@ -97,9 +97,9 @@ impl<'a, O: Ops> Source<'a, O> {
         })
     }
 
-    /// Whether there is such a tensor.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.checkpoint.tensors.contains_key(name)
+    /// Whether some layer has a tensor of this name: then each must have it.
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.checkpoint.tensors.keys().any(|name| name.ends_with(part))
     }
 
     /// A vector of these values.
