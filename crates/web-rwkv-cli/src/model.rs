@@ -33,7 +33,7 @@ pub(crate) struct Args {
     alpha: Option<f32>,
     /// Threads; the physical cores if absent
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    pub(crate) threads: Option<u16>,
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
     #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options { threads: self.threads.map(usize::from), level: self.simd }
     }
 
@@ -109,7 +109,17 @@ pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
     Ok(model.tokenizer().ok_or_else(|| no_vocabulary(model.file()))?)
 }
 
-fn no_vocabulary(file: &str) -> String {
+/// The tokens of a text file, of which there is at least one.
+pub(crate) fn tokens(tokenizer: &Tokenizer, path: &Path) -> Result<Vec<u32>> {
+    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let tokens = tokenizer.encode(text).map_err(|e| format!("{}: {e}", path.display()))?;
+    match tokens.is_empty() {
+        true => Err(format!("{}: expected at least one token, found none", path.display()).into()),
+        false => Ok(tokens),
+    }
+}
+
+pub(crate) fn no_vocabulary(file: &str) -> String {
     format!("{file}: the vocabulary is missing; --vocab gives one")
 }
 

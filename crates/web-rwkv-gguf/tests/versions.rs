@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use web_rwkv_gguf::{
-    Level, Model, ModelVersion, Options, RnnInput, RnnInputBatch, RnnOption, State, load::Checkpoint,
+    Level, Model, ModelVersion, Options, RnnInput, RnnInputBatch, RnnOption, State,
+    load::Checkpoint,
+    save::{SaveOptions, save},
 };
 
 /// A file of the witness, or `None` with a word about it.
@@ -153,6 +155,33 @@ fn a_trained_state_is_where_sequences_start() {
     let logits = model.run(&ids, RnnOption::Full, &mut state).unwrap();
     let (most, nmse) = errors(&logits, &array(&file, "logits"));
     assert!(nmse <= 1e-11, "max {most:e}, nmse {nmse:e}");
+}
+
+#[test]
+fn files_that_are_written_hold_the_same_model() {
+    for (version, golden) in
+        [("v4", "v4"), ("v5_1", "v5_1"), ("v5_2", "v5_2"), ("v6", "v6"), ("v6_h32", "v6_h32")]
+    {
+        let Some(golden) = witness(&format!("{golden}.golden")) else { return };
+        let checkpoint = Checkpoint::open(&golden.with_extension("safetensors")).unwrap();
+        let number = checkpoint.version;
+        let vocab = (0..64).map(|i| if i == 0 { vec![] } else { vec![i] }).collect();
+        let checkpoint = checkpoint.with_vocab(vocab);
+        let options = SaveOptions { format: &|_, tensor| tensor.format, importance: None, threads: None };
+        for kind in ["safetensors", "gguf"] {
+            let name = format!("web-rwkv-versions-{}-{version}.{kind}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let saved = save(&checkpoint, &path, &options, &mut |_, _| ());
+            if kind == "gguf" && number != ModelVersion::V6 {
+                let error = saved.unwrap_err().to_string();
+                assert!(error.contains(&format!("{number} in GGUF")), "{error}");
+                continue;
+            }
+            saved.unwrap();
+            agrees(&path, &golden, STATE, number, |_| 1e-11);
+            std::fs::remove_file(path).unwrap();
+        }
+    }
 }
 
 /// Models of each version.

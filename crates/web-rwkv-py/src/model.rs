@@ -4,10 +4,10 @@ use std::{cell::RefCell, path::PathBuf, slice, sync::Arc};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use parking_lot::{Mutex, ReentrantMutex};
-use pyo3::{exceptions::PyUserWarning, prelude::*};
+use pyo3::prelude::*;
 use web_rwkv_gguf::{
     self as engine, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
-    Sampler, SamplerOptions,
+    Sampler, SamplerOptions, format::Format, load::Checkpoint,
 };
 
 use crate::{
@@ -56,10 +56,11 @@ impl Open {
 /// start from zeros, or from a state that they are given, and never touch the live one. All computations
 /// release the GIL, and any number of threads may share a model.
 ///
-/// `quant`, `quant_nf4` and `quant_sf4` are there for older programs: no layer is quantized at load, the weights
-/// are the file's own, and a number other than 0 is a UserWarning that says so. `threads` is by default the
-/// number of physical cores. `vocab` is a vocabulary file for models that have none of their own. `lora` is a LoRA of
-/// RWKV-PEFT (.pth or safetensors), which is added to the weights, times `alpha` over its rank.
+/// `quant`, `quant_nf4` and `quant_sf4` are numbers of layers, counted from the first, whose matrices are quantized
+/// at load if the file has them as floats: to Q8_0, and to IQ4_NL both, which stands for NF4 and SF4 with the 4-bit
+/// table that is computed on. Where they overlap the later one counts. `threads` is by default the number of physical
+/// cores. `vocab` is a vocabulary file for models that have none of their own. `lora` is a LoRA of RWKV-PEFT (.pth or
+/// safetensors), which is added to the weights, times `alpha` over its rank, before any is quantized.
 #[pyclass(module = "web_rwkv_py", frozen)]
 pub(crate) struct Model(Mutex<Option<Arc<Open>>>);
 
@@ -151,12 +152,6 @@ impl Model {
         lora: Option<PathBuf>,
         alpha: Option<f32>,
     ) -> PyResult<Self> {
-        if quant != 0 || quant_nf4 != 0 || quant_sf4 != 0 {
-            let text =
-                c"quant, quant_nf4, quant_sf4: layers are not quantized at load; the file's own weights \
-                         are used, and results are at least as exact";
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), text, 1)?;
-        }
         if device == "gpu" {
             return Err(no_gpu());
         }
@@ -168,9 +163,15 @@ impl Model {
             (None, Some(_)) => return Err(request("lora", "a file for alpha", "None")),
         };
         let open = py.detach(|| {
-            let mut checkpoint = engine::load::Checkpoint::open(&path)?;
+            let mut checkpoint = Checkpoint::open(&path)?;
             if let Some((lora, alpha)) = lora {
                 checkpoint.merge_lora(&lora, alpha)?;
+            }
+            // Where two name a layer the later one has it, so it goes first: what is quantized stays.
+            for (layers, format) in
+                [(quant_sf4, Format::IQ4NL), (quant_nf4, Format::IQ4NL), (quant, Format::Q8_0)]
+            {
+                checkpoint.quantize_layers(usize::try_from(layers).unwrap_or(usize::MAX), format)?;
             }
             let mut engine = engine::Model::from_checkpoint(&checkpoint, options)?;
             if let Some(vocab) = vocab {

@@ -31,7 +31,11 @@ const SMALL: usize = 1 << 15;
 pub(crate) struct Cpu {
     level: Level,
     pool: Pool,
+    watch: Option<Watch>,
 }
+
+/// Is told of each product the bytes of the weights, and each row that they are multiplied with.
+pub(crate) type Watch = Box<dyn Fn(&[u8], &[f32]) + Send + Sync>;
 
 impl Matrix {
     fn row_bytes(&self) -> usize {
@@ -124,7 +128,12 @@ impl<T> Shared<T> {
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
         assert!(level.is_available());
-        Self { level, pool: Pool::new(threads) }
+        Self { level, pool: Pool::new(threads), watch: None }
+    }
+
+    /// The same, which tells of its products.
+    pub(crate) fn watched(self, watch: Option<Watch>) -> Self {
+        Self { watch, ..self }
     }
 
     pub(crate) fn level(&self) -> Level {
@@ -230,6 +239,11 @@ impl Ops for Cpu {
     }
 
     fn project(&self, _: &mut Chunked<'_>, products: &mut [Product<'_, Self>]) {
+        if let Some(watch) = &self.watch {
+            for p in &*products {
+                (0..p.x.tokens()).for_each(|t| watch(&p.w.data, &p.x.row(t)[..p.w.columns]));
+            }
+        }
         if self.level == Level::Scalar {
             return products.iter_mut().for_each(scalar::project);
         }

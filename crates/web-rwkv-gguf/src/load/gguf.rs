@@ -1,7 +1,7 @@
 //! GGUF, versions 2 and 3: keys with values, tensor descriptions, the tensors.
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use super::{Bytes, Checkpoint, Dialect, ModelVersion, Tensor};
 use crate::{Error, Result, format::Format};
@@ -44,6 +44,9 @@ pub(super) fn read(checkpoint: &mut Checkpoint, bytes: &Bytes) -> Result<()> {
         checkpoint.layer_norm_eps = eps;
     }
     checkpoint.vocab = vocab(&keys)?;
+    let places = keys.places.iter();
+    checkpoint.keys =
+        places.filter_map(|(key, place)| Some(((*key).into(), bytes.slice(place.clone())?))).collect();
 
     let mut infos = Vec::new(); // grows with what the file really has, whatever it claims
     for _ in 0..tensors {
@@ -217,21 +220,25 @@ impl Value<'_> {
 struct Keys<'a> {
     file: &'a str,
     values: HashMap<&'a str, Value<'a>>,
+    /// Where the type and value of each key stand, in the order of the file.
+    places: Vec<(&'a str, Range<usize>)>,
 }
 
 impl<'a> Keys<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self> {
-        let mut values = HashMap::new();
+        let (mut values, mut places) = (HashMap::new(), vec![]);
         let count: u64 = reader.number("number of keys")?;
         for _ in 0..count {
             let key = reader.name("key")?;
             let thing = format!("key `{key}`");
+            let start = reader.at;
             let value = reader.value(&thing)?;
+            places.push((key, start..reader.at));
             if values.insert(key, value).is_some() {
                 return Err(Error::invalid(reader.file, thing, "one", "a second"));
             }
         }
-        Ok(Self { file: reader.file, values })
+        Ok(Self { file: reader.file, values, places })
     }
 
     fn wrong(&self, key: &str, expected: &str, found: impl Into<String>) -> Error {

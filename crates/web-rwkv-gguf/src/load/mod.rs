@@ -3,7 +3,7 @@
 mod gguf;
 mod lora;
 mod named;
-mod names;
+pub(crate) mod names;
 mod pickle;
 mod pth;
 mod safetensors;
@@ -99,6 +99,18 @@ impl Bytes {
         let end = self.range.start.checked_add(range.end)?;
         (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
     }
+
+    /// Says that these bytes are not needed soon: those of a file leave the memory.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Mapped(map) = &self.owner {
+            let (start, len) = (self.range.start, self.range.len());
+            // SAFETY: pages of a file that nobody writes are read again, the same, when they are next used.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+            drop(advised); // the system may not want to
+        }
+    }
 }
 
 impl std::ops::Deref for Bytes {
@@ -136,6 +148,29 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
+impl Tensor {
+    /// An owned copy with the last two dimensions exchanged; for plain floats only.
+    pub(crate) fn transposed(&self) -> Self {
+        fn turn<const B: usize>(data: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+            let mut out = Vec::with_capacity(data.len());
+            for matrix in data.as_chunks::<B>().0.chunks_exact(rows * columns) {
+                for x in 0..columns {
+                    for value in matrix.iter().skip(x).step_by(columns) {
+                        out.extend_from_slice(value);
+                    }
+                }
+            }
+            out
+        }
+        let &[ref outer @ .., rows, columns] = &self.shape[..] else { return self.clone() };
+        let data = match self.format.block_bytes() {
+            2 => turn::<2>(&self.data, rows, columns),
+            _ => turn::<4>(&self.data, rows, columns),
+        };
+        Self { shape: [outer, &[columns, rows]].concat(), format: self.format, data: data.into() }
+    }
+}
+
 /// A model file, its tensors under the official names of RWKV: `blocks.0.att.w1`.
 ///
 /// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too: `time_maa_w2` of RWKV-6 is `[5, C, rank]`.
@@ -160,6 +195,8 @@ pub struct Checkpoint {
     pub block_count: Option<usize>,
     /// Channels, where the file tells.
     pub embedding_length: Option<usize>,
+    /// The keys of a GGUF, each with its type and value as they stand in the file.
+    pub(crate) keys: Vec<(String, Bytes)>,
 }
 
 impl Checkpoint {
@@ -200,7 +237,15 @@ impl Checkpoint {
             rescale_every: 0,
             block_count: None,
             embedding_length: None,
+            keys: vec![],
         }
+    }
+
+    /// The checkpoint with another vocabulary.
+    pub fn with_vocab(mut self, vocab: Vec<Vec<u8>>) -> Self {
+        self.vocab = Some(vocab);
+        self.keys.retain(|(key, _)| !key.starts_with("tokenizer."));
+        self
     }
 
     /// Takes in a tensor that a file calls `name`.

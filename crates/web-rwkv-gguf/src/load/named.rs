@@ -79,7 +79,7 @@ impl Named {
                 _ => false,
             };
             if turn {
-                *tensor = transposed(tensor);
+                *tensor = tensor.transposed();
             }
         }
         Ok(())
@@ -117,26 +117,4 @@ fn stored_as_trained(checkpoint: &Checkpoint) -> Result<bool> {
         }
     }
     Ok(told.is_none_or(|(trained, _)| trained))
-}
-
-/// An owned copy with the last two dimensions exchanged; for plain floats only.
-fn transposed(tensor: &Tensor) -> Tensor {
-    fn turn<const B: usize>(data: &[u8], rows: usize, columns: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(data.len());
-        for matrix in data.as_chunks::<B>().0.chunks_exact(rows * columns) {
-            for x in 0..columns {
-                for value in matrix.iter().skip(x).step_by(columns) {
-                    out.extend_from_slice(value);
-                }
-            }
-        }
-        out
-    }
-    let &[ref outer @ .., rows, columns] = &tensor.shape[..] else { return tensor.clone() };
-    let data = match tensor.format.block_bytes() {
-        2 => turn::<2>(&tensor.data, rows, columns),
-        _ => turn::<4>(&tensor.data, rows, columns),
-    };
-    let shape = [outer, &[columns, rows]].concat();
-    Tensor { shape, format: tensor.format, data: data.into() }
 }

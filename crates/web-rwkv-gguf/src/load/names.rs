@@ -38,7 +38,7 @@ pub(super) enum Kind {
 }
 
 /// The vectors in a fused `Lerp`, in their order.
-pub(super) fn lerp(version: ModelVersion) -> &'static str {
+pub(crate) fn lerp(version: ModelVersion) -> &'static str {
     if version == ModelVersion::V7 { "rwkvag" } else { "wkvrg" }
 }
 
@@ -119,6 +119,10 @@ const TABLE: &[(&str, &str, &str, &str, Kind)] = &[
     ("4567", "head.weight", "output.weight", "lm_head.weight", Matrix),
 ];
 
+fn is_of(versions: &str, version: ModelVersion) -> bool {
+    versions.bytes().any(|digit| u32::from(digit - b'0') == version.number())
+}
+
 /// The official name and the kind of a tensor, if this version of RWKV has it.
 pub(super) fn find(version: ModelVersion, dialect: Dialect, name: &str) -> Option<(String, Kind)> {
     TABLE.iter().find_map(|&(versions, official, gguf, fla, kind)| {
@@ -129,7 +133,7 @@ pub(super) fn find(version: ModelVersion, dialect: Dialect, name: &str) -> Optio
             Dialect::Gguf => gguf,
             Dialect::Fla => fla,
         };
-        if template.is_empty() || !versions.contains(char::from_digit(version.number(), 10)?) {
+        if template.is_empty() || !is_of(versions, version) {
             return None;
         }
         let Some((start, end)) = template.split_once('N') else {
@@ -140,6 +144,49 @@ pub(super) fn find(version: ModelVersion, dialect: Dialect, name: &str) -> Optio
         let plain = layer.parse::<u32>().ok()?.to_string() == layer;
         plain.then(|| (official.replacen('N', layer, 1), kind))
     })
+}
+
+/// llama.cpp's name for a tensor, and whether it is fused of several.
+pub(crate) fn gguf(version: ModelVersion, official: &str) -> Option<(String, bool)> {
+    TABLE.iter().find_map(|&(versions, template, gguf, _, kind)| {
+        if gguf.is_empty() || !is_of(versions, version) {
+            return None;
+        }
+        let layer = match template.split_once('N') {
+            None => (template == official).then_some("")?,
+            Some((start, end)) => {
+                let rest = official.strip_prefix(start)?;
+                let rest =
+                    if kind == Lerp { rest.strip_suffix(|c| lerp(version).contains(c))? } else { rest };
+                rest.strip_suffix(end).filter(|layer| layer.bytes().all(|b| b.is_ascii_digit()))?
+            }
+        };
+        Some((gguf.replacen('N', layer, 1), kind == Lerp))
+    })
+}
+
+/// The shape of a tensor in official files, and whether rows and columns are exchanged there.
+pub(crate) fn official_shape(
+    version: ModelVersion,
+    name: &str,
+    shape: &[usize],
+    head_size: Option<usize>,
+) -> (Vec<usize>, bool) {
+    // Until RWKV-5.2 there is one number for each head.
+    let head_size = head_size.or((version != ModelVersion::V5).then_some(64));
+    let kind = find(version, Dialect::Official, name).map(|(_, kind)| kind);
+    match (kind, shape) {
+        (Some(Down | Up | Ups), &[ref outer @ .., rows, columns]) => {
+            ([outer, &[columns, rows]].concat(), true)
+        }
+        (Some(Heads), &[len]) => match head_size.filter(|n| len.is_multiple_of(*n)) {
+            Some(n) => (vec![len / n, n], false),
+            None => (vec![len], false),
+        },
+        (Some(Vector), &[len]) if version == ModelVersion::V4 && !name.contains("mix") => (vec![len], false),
+        (Some(Vector), &[len]) if !name.contains("ln") => (vec![1, 1, len], false),
+        _ => (shape.to_vec(), false),
+    }
 }
 
 /// The version of RWKV whose tensors these are; 7 where nothing tells.

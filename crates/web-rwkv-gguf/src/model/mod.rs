@@ -15,7 +15,7 @@ use std::{fmt, ops::ControlFlow, path::Path};
 use crate::{
     Error, Result,
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
-    cpu::{Cpu, Level},
+    cpu::{Cpu, Level, Watch},
     load::{Bytes, Checkpoint, ModelVersion},
     state::{State, StateShape},
     tokenizer::Tokenizer,
@@ -100,6 +100,11 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+        Self::watched(checkpoint, options, None)
+    }
+
+    /// As [`Model::from_checkpoint`], with somebody who is told of all products.
+    pub(crate) fn watched(checkpoint: &Checkpoint, options: Options, watch: Option<Watch>) -> Result<Self> {
         let level = options.level.unwrap_or_else(Level::best);
         if !level.is_available() {
             return Err(Error::Request {
@@ -118,7 +123,7 @@ impl Model {
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
         let mut model = Self {
-            net: Net::new(Cpu::new(level, threads), checkpoint)?,
+            net: Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?,
             fingerprint: fingerprint(checkpoint),
             file: checkpoint.file.clone(),
             tokenizer,

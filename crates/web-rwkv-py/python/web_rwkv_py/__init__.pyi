@@ -220,9 +220,9 @@ class Model:
     def __new__(
         cls,
         path: _Path,
-        quant: int = 0,  # these three do nothing but warn
-        quant_nf4: int = 0,
-        quant_sf4: int = 0,
+        quant: int = 0,  # so many layers to Q8_0 at load, if they are floats
+        quant_nf4: int = 0,  # so many to IQ4_NL
+        quant_sf4: int = 0,  # as quant_nf4
         *,
         device: Literal["auto", "cpu", "gpu"] = "auto",
         threads: int | None = None,
