@@ -9,9 +9,11 @@ is measured on the generated mails of new kinds. PYTHON is an interpreter that h
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
+from witness_models import decoded
 
 ROOT = Path(__file__).parents[1]
 EVAL = ROOT / "models/rwkv7-mail/eval"
@@ -34,7 +36,7 @@ def texts(name: str, folder: Path, mails: int) -> list[str]:
 
 class Lab:
     def __init__(self, binary: str, model: str, vocab: str, folder: Path, mails: int) -> None:
-        self.binary, self.folder = binary, folder
+        self.binary, self.folder, self.values = binary, folder, {}
         self.source = str(folder / "source.gguf")
         self.run("convert", model, self.source, "--vocab", vocab)
         self.judged, self.read = (
@@ -45,6 +47,19 @@ class Lab:
     def run(self, *args: str) -> list[dict]:
         done = subprocess.run([self.binary, *args, "--json"], stdout=subprocess.PIPE, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def errors(self, paths: list[str]) -> list[float]:
+        """Of each file the squared error of its blocks beside the squares of the weights; the head is Q6_K in most."""
+        if not self.values:
+            matrices = decoded(self.source).items()
+            self.values = {k: x for k, x in matrices if k.endswith(".weight") and x.ndim == 2 and k != "head.weight"}
+        squares = sum(float(np.square(x, dtype=np.float64).sum()) for x in self.values.values())
+
+        def error(path: str) -> float:
+            found = decoded(path)
+            return sum(float(np.square(found[k] - x, dtype=np.float64).sum()) for k, x in self.values.items())
+
+        return [error(path) / squares for path in paths]
 
     def compare(self, paths: list[str]) -> list[dict]:
         found = self.run("compare", self.source, *paths, "--text", *self.judged)
@@ -81,7 +96,7 @@ def row(*columns: str) -> None:
 
 
 def types(lab: Lab, llama: str | None) -> None:
-    columns = ["MiB", "KL mean", "KL 99 %", "top-1", "perplexity"]
+    columns = ["error", "MiB", "KL mean", "KL 99 %", "top-1", "perplexity"]
     row("type", "by", *columns)
     row(*["---"] * (2 + len(columns)))
     for name in TYPES:
@@ -91,8 +106,9 @@ def types(lab: Lab, llama: str | None) -> None:
         if llama and name != "q4_mix":
             makers.append("llama-quantize")
             paths.append(lab.by_llama(llama, name))
-        for maker, found in zip(makers, lab.compare(paths), strict=True):
-            row(name, maker, *cells(found))
+        errors = lab.errors(paths)
+        for maker, error, found in zip(makers, errors, lab.compare(paths), strict=True):
+            row(name, maker, f"{error:.3e}", *cells(found))
 
 
 def groups(lab: Lab) -> None:
@@ -130,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

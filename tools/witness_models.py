@@ -174,6 +174,30 @@ def torch_files(out: Path, rng: np.random.Generator) -> None:
         save({name: x.detach().clone().contiguous() for name, x in tensors.items()}, out / f"torch-{kind}.st")
 
 
+class Watched:
+    """A matrix that adds up the squares of what it is multiplied with."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self.matrix, self.squares = matrix, np.zeros(matrix.shape[1])
+
+    def __matmul__(self, x: np.ndarray) -> np.ndarray:
+        self.squares += x**2
+        return self.matrix @ x
+
+
+def importance(model: Model, ids: np.ndarray) -> dict:
+    """How much each column of each matrix matters, relative to the mean."""
+    names = [name for name, x in model.w.items() if name.endswith(".weight") and x.ndim == 2 and name != "emb.weight"]
+    plain = dict(model.w)
+    model.w.update({name: Watched(model.w[name]) for name in names})
+    model.reset()
+    for t in ids:
+        model.forward(t)
+    squares = {name: model.w[name].squares for name in names}
+    model.w = plain
+    return {name: x / x.mean() for name, x in squares.items()}
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
@@ -185,6 +209,8 @@ def main() -> None:
         ids = rng.integers(0, V, 24)
         logits = np.array([model.forward(t) for t in ids])
         save_file({"ids": ids.astype(np.int32), "logits": logits}, out / f"{kind.lower()}.safetensors")
+        if kind == "F32":
+            save_file(importance(model, ids), out / "importance.golden")
 
     embedded = Path(__file__).parents[1] / "models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf"
     save_file(golden(embedded, rng), out / "embedded.golden")

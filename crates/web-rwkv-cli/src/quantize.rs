@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// GGUF file to write
     #[arg(value_name = "OUT", value_parser = gguf)]
     output: PathBuf,
-    /// Type: q8_0, q6_k, q5_k_m, q4_k_m, q3_k_m, q2_k, q5_1, q5_0, q4_1, q4_0, iq4_nl, iq4_xs, f16, bf16 or f32
+    /// Type: q8_0, q6_k, q5_k_m, q4_mix (chosen for RWKV), q4_k_m, q3_k_m, q2_k, q5_1, q5_0, q4_1, q4_0, iq4_nl, iq4_xs
     #[arg(long = "type", value_name = "TYPE", value_parser = scheme)]
     to: Scheme,
     /// Texts that the model reads first, to find out which weights matter most
@@ -47,7 +47,10 @@ fn gguf(path: &str) -> std::result::Result<PathBuf, String> {
 pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let checkpoint = convert::open(common, &args.input)?;
     let choice = |name: &str, tensor: &Tensor| {
-        let own = args.tensor.iter().find(|own| name.contains(&own.part) && tensor.shape.len() == 2);
+        let own = args
+            .tensor
+            .iter()
+            .find(|own| name.contains(&own.part) && name.ends_with(".weight") && tensor.shape.len() == 2);
         own.map_or_else(|| args.to.format(name, tensor), |own| own.format.for_rows_of(tensor.shape[1]))
     };
     let importance = match args.imatrix.as_slice() {

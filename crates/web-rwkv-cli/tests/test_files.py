@@ -216,18 +216,45 @@ def test_blocks(model: Path, kind: str) -> None:
             assert error[0] < error[1], name
 
 
+@pytest.fixture(scope="session")
+def trained(model: Path) -> Path:
+    """As `model`, with two layers and some tokens of the trained model that the embedded one was made of."""
+    source = ROOT.parent / "shared/models/rwkv7-mail/rwkv7-mail.safetensors"
+    if not source.exists():
+        pytest.skip(f"no {source}")
+    layers = ("blocks.0.", "blocks.1.", "ln_out.")
+    part = {k: x[:512] if k in ("emb.weight", "head.weight") else x for k, x in load_file(source).items()}
+    part = {k: np.ascontiguousarray(x) for k, x in part.items() if k.startswith((*layers, "emb.", "head."))}
+    save_file(part, model / "trained.safetensors")
+    run("convert", model / "trained.safetensors", model / "trained.gguf", "--vocab", model / "vocab.txt")
+    return model
+
+
+@pytest.mark.parametrize("name", ["random", "trained"])
 @pytest.mark.parametrize("kind", TYPES)
-def test_blocks_are_nearer_than_those_of_llama(model: Path, kind: str) -> None:
-    script = (ROOT / "tools/llama_quantize.py").read_text(encoding="utf-8")
-    run("quantize", model / "random.gguf", model / f"{kind}.gguf", "--type", kind)
-    llama(script, model / "random.gguf", model / "llama.gguf", kind)
-    ours, theirs = (gguf.GGUFReader(model / f"{name}.gguf").tensors for name in (kind, "llama"))
-    assert {t.name: t.tensor_type for t in ours} == {t.name: t.tensor_type for t in theirs}
-    ours, theirs = (witness_models.decoded(model / f"{name}.gguf") for name in (kind, "llama"))
-    for name, x in random_model().items():
-        if name.endswith(".weight") and x.ndim == 2:
-            error = [float(((y[name] - x).astype(np.float64) ** 2).sum()) for y in (ours, theirs)]
-            assert error[0] < error[1], name
+def test_blocks_are_nearer_than_those_of_llama(trained: Path, kind: str, name: str) -> None:
+    source, files = trained / f"{name}.gguf", [trained / "ours.gguf", trained / "llama.gguf"]
+    run("quantize", source, files[0], "--type", kind)
+    llama((ROOT / "tools/llama_quantize.py").read_text(encoding="utf-8"), source, files[1], kind)
+    formats = [{t.name: t.tensor_type for t in gguf.GGUFReader(path).tensors} for path in files]
+    assert formats[0] == formats[1]
+    want, ours, theirs = (witness_models.decoded(path) for path in (source, *files))
+    for tensor, x in want.items():
+        if tensor.endswith(".weight") and x.ndim == 2:
+            error, bound = (np.square(y[tensor] - x, dtype=np.float64).sum() for y in (ours, theirs))
+            assert error < bound, tensor
+
+
+def test_the_mix(model: Path) -> None:
+    """What is sensitive is finer, and --tensor has the last word."""
+    path = model / "mix.gguf"
+    run("quantize", model / "random.gguf", path, "--type", "q4_mix", "--tensor", "blocks.1.att=q8_0")
+    formats = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    finer = {"token_embd.weight", "output.weight", "blk.0.time_mix_value.weight", "blk.2.time_mix_output.weight"}
+    assert {formats[name] for name in finer} == {"Q5_K"}
+    assert {formats[f"blk.{i}.channel_mix_{c}.weight"] for i in range(3) for c in ("key", "value")} == {"Q4_K"}
+    assert {formats[f"blk.1.time_mix_{c}.weight"] for c in ("key", "value", "receptance", "output")} == {"Q8_0"}
+    assert {formats[f"blk.{i}.time_mix_{c}1.weight"] for i in range(3) for c in "wavg"} == {"F32"}
 
 
 LOGITS = """

@@ -13,37 +13,48 @@ pub struct Scheme {
     /// Name on the command line.
     pub name: &'static str,
     matrices: Format,
-    head: Format,
+    /// Matrices with a format of their own, by a part of their official name.
+    own: &'static [(&'static str, Format)],
 }
 
-/// As llama-quantize makes them: everything in one format, the head finer. Its further bumps, the M and L of names,
-/// match no tensor of an RWKV.
-const fn scheme(name: &'static str, matrices: Format, head: Format) -> Scheme {
-    Scheme { name, matrices, head }
+const fn scheme(name: &'static str, matrices: Format, own: &'static [(&'static str, Format)]) -> Scheme {
+    Scheme { name, matrices, own }
 }
+
+/// What llama-quantize makes finer. Its further bumps, the M and L of names, match no tensor of an RWKV.
+const HEAD: &[(&str, Format)] = &[("head.weight", Format::Q6K)];
+
+/// What gives the most for its bits, as measured: `docs/quantization.md`.
+const SENSITIVE: &[(&str, Format)] = &[
+    ("emb.weight", Format::Q5K),
+    ("att.value.weight", Format::Q5K),
+    ("att.output.weight", Format::Q5K),
+    ("head.weight", Format::Q5K),
+];
 
 impl Scheme {
     /// All schemes.
     pub const ALL: &[Self] = &[
-        scheme("f32", Format::F32, Format::F32),
-        scheme("f16", Format::F16, Format::F16),
-        scheme("bf16", Format::BF16, Format::BF16),
-        scheme("q8_0", Format::Q8_0, Format::Q8_0),
-        scheme("q6_k", Format::Q6K, Format::Q6K),
-        scheme("q5_k_m", Format::Q5K, Format::Q6K),
-        scheme("q5_k_s", Format::Q5K, Format::Q6K),
-        scheme("q5_1", Format::Q5_1, Format::Q6K),
-        scheme("q5_0", Format::Q5_0, Format::Q6K),
-        scheme("q4_k_m", Format::Q4K, Format::Q6K),
-        scheme("q4_k_s", Format::Q4K, Format::Q6K),
-        scheme("q4_1", Format::Q4_1, Format::Q6K),
-        scheme("q4_0", Format::Q4_0, Format::Q6K),
-        scheme("iq4_nl", Format::IQ4NL, Format::Q6K),
-        scheme("iq4_xs", Format::IQ4XS, Format::Q6K),
-        scheme("q3_k_l", Format::Q3K, Format::Q6K),
-        scheme("q3_k_m", Format::Q3K, Format::Q6K),
-        scheme("q3_k_s", Format::Q3K, Format::Q6K),
-        scheme("q2_k", Format::Q2K, Format::Q6K),
+        scheme("f32", Format::F32, &[]),
+        scheme("f16", Format::F16, &[]),
+        scheme("bf16", Format::BF16, &[]),
+        scheme("q8_0", Format::Q8_0, &[]),
+        scheme("q6_k", Format::Q6K, &[]),
+        scheme("q5_k_m", Format::Q5K, HEAD),
+        scheme("q5_k_s", Format::Q5K, HEAD),
+        scheme("q5_1", Format::Q5_1, HEAD),
+        scheme("q5_0", Format::Q5_0, HEAD),
+        scheme("q4_mix", Format::Q4K, SENSITIVE),
+        scheme("q4_k_m", Format::Q4K, HEAD),
+        scheme("q4_k_s", Format::Q4K, HEAD),
+        scheme("q4_1", Format::Q4_1, HEAD),
+        scheme("q4_0", Format::Q4_0, HEAD),
+        scheme("iq4_nl", Format::IQ4NL, HEAD),
+        scheme("iq4_xs", Format::IQ4XS, HEAD),
+        scheme("q3_k_l", Format::Q3K, HEAD),
+        scheme("q3_k_m", Format::Q3K, HEAD),
+        scheme("q3_k_s", Format::Q3K, HEAD),
+        scheme("q2_k", Format::Q2K, HEAD),
     ];
 
     /// The scheme of this name; case does not matter.
@@ -61,13 +72,11 @@ impl Scheme {
     /// The format of a tensor, one that its rows can have.
     pub fn format(&self, name: &str, tensor: &Tensor) -> Format {
         let &[_, columns] = &tensor.shape[..] else { return tensor.format };
-        let lora = !name.ends_with(".weight");
-        let wanted = match (lora, name) {
-            (true, _) if self.matrices.group().is_some() => return tensor.format,
-            (true, _) => self.matrices,
-            (false, "head.weight") => self.head,
-            (false, _) => self.matrices,
-        };
+        if !name.ends_with(".weight") && self.matrices.group().is_some() {
+            return tensor.format; // a LoRA
+        }
+        let own = self.own.iter().find(|(part, _)| name.contains(part));
+        let wanted = own.map_or(self.matrices, |(_, format)| *format);
         wanted.for_rows_of(columns)
     }
 }
@@ -94,7 +103,7 @@ impl Checkpoint {
     /// # Errors
     /// For values that the format cannot hold.
     pub fn quantize_layers(&mut self, layers: usize, format: Format) -> Result<()> {
-        let scheme = scheme("", format, format);
+        let scheme = scheme("", format, &[]);
         for (name, tensor) in &mut self.tensors {
             let wanted = scheme.format(name, tensor);
             let inside = layer(name).is_some_and(|i| i < layers);

@@ -66,8 +66,8 @@ fn sums<const N: usize, const K: usize>(f: impl Fn(usize) -> [f32; K]) -> [f32; 
     for i in (0..N).step_by(8) {
         for l in 0..8 {
             let terms = f(i + l);
-            for k in 0..K {
-                lanes[k][l] += terms[k];
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[l] += term;
             }
         }
     }
@@ -78,8 +78,8 @@ fn sums<const N: usize, const K: usize>(f: impl Fn(usize) -> [f32; K]) -> [f32; 
 #[inline(always)]
 fn each<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
     let mut all = [f(0); N];
-    for i in 1..N {
-        all[i] = f(i);
+    for (i, y) in all.iter_mut().enumerate().skip(1) {
+        *y = f(i);
     }
     all
 }
@@ -95,7 +95,18 @@ fn rounded(d: f32) -> f32 {
     f16(to_f16(d))
 }
 
-/// The scale d for which `d · code` is nearest to x, and how much of `Σ w x²` that explains.
+/// The nearest f16 that is no closer to zero, so that whole numbers times it reach what they should, also where f16
+/// numbers are few.
+#[inline(always)]
+fn rounded_up(d: f32) -> f32 {
+    let near = to_f16(d);
+    match f16(near).abs() < d.abs() {
+        true => f16((u16::from_le_bytes(near) + 1).to_le_bytes()),
+        false => f16(near),
+    }
+}
+
+/// The scale d for which `d · code` is nearest to x.
 #[inline(always)]
 fn scale<C: Codes, const N: usize>(x: &[f32; N], w: &[f32; N]) -> f32 {
     const STEPS: usize = 12;
@@ -177,7 +188,7 @@ pub(super) fn scaled_groups<C: Codes, const N: usize, const G: usize>(
         (total, d, scales)
     };
     for reach in [least, least + 0.5, least - 1.0, least + 1.5] {
-        let now = tried(rounded(largest / reach));
+        let now = tried(rounded_up(largest / reach));
         if now.0 < best.0 {
             best = now;
         }
@@ -218,7 +229,7 @@ fn nearest(v: f32, most: f32) -> f32 {
 fn line<const N: usize>(x: &[f32; N], w: &[f32; N], most: f32, ceiling: f32) -> (f32, f32) {
     let (low, high) = x.iter().fold((ceiling, f32::NEG_INFINITY), |(a, b), x| (a.min(*x), b.max(*x)));
     let [sum, sx] = sums::<N, 2>(|i| [w[i], w[i] * x[i]]);
-    if !(high - low > TINY) || sum <= 0.0 {
+    if high - low <= TINY || sum <= 0.0 {
         return (0.0, low.min(ceiling));
     }
     let tried = |inverse: f32, from: f32| {
@@ -239,8 +250,8 @@ fn line<const N: usize>(x: &[f32; N], w: &[f32; N], most: f32, ceiling: f32) -> 
         (d * (d * sqq + 2.0 * m * sq - 2.0 * sxq) + m * (m * sum - 2.0 * sx), d, m)
     };
     let mut best = (f32::INFINITY, 0.0, 0.0);
-    for step in 0..20 {
-        let reach = most - 0.9 + 0.1 * step as f32;
+    for step in 0..10 {
+        let reach = most - 0.9 + 0.2 * step as f32;
         let inverse = reach / (high - low);
         let now = tried(inverse, low);
         if now.0 < best.0 {
@@ -310,7 +321,7 @@ pub(super) fn offset_groups<const N: usize, const G: usize>(
         }
         (total, d, dmin, scales, mins)
     };
-    let mut best = tried(rounded(scale / highest), rounded(min / highest));
+    let mut best = tried(rounded_up(scale / highest), rounded_up(min / highest));
     for _ in 0..3 {
         let (_, d, dmin, scales, mins) = best;
         // x ≈ d a − dmin b, a = s code, b = m
@@ -331,7 +342,7 @@ pub(super) fn offset_groups<const N: usize, const G: usize>(
             false => (if aa > 0.0 { ax / aa } else { 0.0 }, dmin),
         };
         let now = tried(rounded(d), rounded(dmin));
-        if !(now.0 < best.0) {
+        if now.0 >= best.0 {
             break;
         }
         best = now;

@@ -168,7 +168,7 @@ fn reencoded(
     for (row, out) in rows.chunks_exact(from_bytes).zip(out.chunks_exact_mut(row_bytes)) {
         decode(from, row, &mut values);
         let wide = matches!(entry.format, Format::F32 | Format::BF16);
-        if let (false, Some(x)) = (wide, values.iter().find(|x| !(x.abs() <= MOST))) {
+        if let (false, Some(x)) = (wide, values.iter().find(|x| x.is_nan() || x.abs() > MOST)) {
             let expected = format!("values that {} can hold", entry.format.name());
             return Err(Error::invalid(file, format!("tensor `{}`", entry.name), expected, x.to_string()));
         }
