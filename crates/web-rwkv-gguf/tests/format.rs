@@ -37,7 +37,8 @@ fn weights(count: usize) -> Vec<f32> {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
-    let mut one = |i: usize| (0..6).map(|_| uniform()).sum::<f32>() * if i % 97 == 0 { 0.2 } else { 0.05 };
+    let mut one =
+        |i: usize| (0..6).map(|_| uniform()).sum::<f32>() * if i.is_multiple_of(97) { 0.2 } else { 0.05 };
     (0..count).map(&mut one).collect()
 }
 
@@ -96,7 +97,7 @@ fn blocks_are_nearer_than_rounded_values() {
 #[test]
 fn what_is_important_is_nearer() {
     let x = weights(256 * 16);
-    let importance: Vec<f32> = (0..x.len()).map(|i| if i % 8 == 0 { 50.0 } else { 1.0 }).collect();
+    let importance: Vec<f32> = (0..x.len()).map(|i| if i.is_multiple_of(8) { 50.0 } else { 1.0 }).collect();
     let weighted = |y: &[f32]| -> f64 {
         let terms = x.iter().zip(y).zip(&importance);
         terms.map(|((x, y), w)| f64::from(*w) * f64::from(x - y).powi(2)).sum()
@@ -115,10 +116,12 @@ fn blocks_of_few_values() {
         for zero in [0.0, -0.0, 1e-30, f32::MIN_POSITIVE / 4.0] {
             assert!(through(format, &[zero; 256], None).iter().all(|y| *y == 0.0), "{format:?} of {zero:e}");
         }
-        for value in [1.0, -1.0, 0.37, -65504.0, 65504.0, 1e-3] {
+        for value in [1.0, -1.0, 0.37, -65504.0, 65504.0, 0.03] {
             for x in [vec![value; 256], spike(77, value)] {
-                // A format whose minimums are below zero needs its lowest scale bits for what is above.
-                let bound = error(&x, &vec![0.0; 256]) * 2e-4 + 1e-14;
+                // The tables of 4 bits have no code for zero: 31 of a block are off by one step of its scale.
+                let table = matches!(format, Format::IQ4NL | Format::IQ4XS);
+                let share = if table { 32.0 / 127.0_f64.powi(2) } else { 2e-4 };
+                let bound = error(&x, &vec![0.0; 256]) * share;
                 let found = error(&x, &through(format, &x, None));
                 assert!(found <= bound, "{format:?} of {value:e}: error {found:e}, expected {bound:e}");
             }
