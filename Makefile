@@ -27,6 +27,7 @@ test: witness python
 	WITNESS_DIR=$(WITNESS) cargo test --workspace --locked
 	$(VENV)/bin/python -m mypy.stubtest web_rwkv_py
 	WITNESS_DIR=$(WITNESS) $(VENV)/bin/pytest -q -rs crates/web-rwkv-py
+	$(VENV)/bin/pytest -q -rs crates/web-rwkv-cli
 	cd email-agent && $(CURDIR)/$(VENV)/bin/pytest -q -rs
 
 # The module web_rwkv_py, as a wheel for every Python from 3.9 on, and the email agent.
@@ -43,6 +44,7 @@ $(WITNESS)/done: Makefile tools/witness_*.py tools/reference_forward.py $(VENV)/
 	mkdir -p $(WITNESS)
 	$(VENV)/bin/python tools/witness_blocks.py $(WITNESS)/blocks
 	$(VENV)/bin/python tools/witness_models.py $(WITNESS)/models $(SHARED)
+	$(VENV)/bin/python tools/witness_versions.py $(WITNESS)/versions $(SHARED)
 	$(VENV)/bin/python tools/witness_tokenizer.py $(WITNESS)
 	touch $@
 
@@ -58,6 +60,8 @@ lint: python
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(VENV)/bin/ruff check crates/web-rwkv-py
 	$(VENV)/bin/ruff format --check crates/web-rwkv-py
+	$(VENV)/bin/ruff check --config crates/web-rwkv-py/pyproject.toml crates/web-rwkv-cli
+	$(VENV)/bin/ruff format --check --config crates/web-rwkv-py/pyproject.toml crates/web-rwkv-cli
 	cd crates/web-rwkv-py && $(CURDIR)/$(VENV)/bin/mypy
 	cd email-agent && $(CURDIR)/$(VENV)/bin/ruff check . && $(CURDIR)/$(VENV)/bin/ruff format --check .
 	cd email-agent && $(CURDIR)/$(VENV)/bin/mypy

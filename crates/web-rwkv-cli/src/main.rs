@@ -1,7 +1,10 @@
-//! The command `web-rwkv`: extract fields from mails, generate, embed, tokenize and measure with RWKV models.
+//! The command `web-rwkv`: extract fields from mails, generate, embed, tokenize and measure with RWKV models, and make
+//! their files.
 
 mod arguments;
 mod bench;
+mod compare;
+mod convert;
 mod devices;
 mod embed;
 mod extract;
@@ -12,6 +15,7 @@ mod mail;
 mod model;
 mod peak;
 mod progress;
+mod quantize;
 mod schema;
 mod tokenize;
 
@@ -50,6 +54,12 @@ enum Command {
     Tokenize(tokenize::Args),
     /// List the GPUs of this machine
     Devices,
+    /// Write a model as GGUF or safetensors
+    Convert(convert::Args),
+    /// Write a model with smaller weights
+    Quantize(quantize::Args),
+    /// Tell how far models are from another, as quantized ones from their source
+    Compare(compare::Args),
     /// Measure a model, beside what the machine can do
     Bench(bench::Args),
 }
@@ -63,6 +73,9 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&model, &args),
         Command::Tokenize(args) => tokenize::run(&model, &args),
         Command::Devices => devices::run(&model),
+        Command::Convert(args) => convert::run(&model, &args),
+        Command::Quantize(args) => quantize::run(&model, &args),
+        Command::Compare(args) => compare::run(&model, &args),
         Command::Bench(args) => bench::run(&model, &args),
     };
     match done {

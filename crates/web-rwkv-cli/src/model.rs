@@ -19,15 +19,21 @@ const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
 /// Options of every command.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// GGUF or safetensors file; the embedded mail model if absent
+    /// GGUF, safetensors or PyTorch file; the embedded mail model if absent
     #[arg(long, global = true, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Vocabulary file (.txt or .json) instead of the model's own; safetensors files have none
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) vocab: Option<PathBuf>,
+    /// LoRA of RWKV-PEFT (.pth or safetensors) to add to the weights
+    #[arg(long, global = true, value_name = "FILE", requires = "alpha")]
+    lora: Option<PathBuf>,
+    /// Scale of the LoRA: it is multiplied by this over its rank
+    #[arg(long, global = true, value_name = "X", requires = "lora", value_parser = arguments::finite)]
+    alpha: Option<f32>,
     /// Threads; the physical cores if absent
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    pub(crate) threads: Option<u16>,
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
     #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
@@ -43,7 +49,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         let threads = self.threads.map(usize::from);
         Options { threads, level: self.simd, device: self.device, tier: self.tier, profile: false }
     }
@@ -94,15 +100,19 @@ impl Args {
     /// These options with another model, if one is given.
     pub(crate) fn with_model(&self, path: Option<&Path>) -> Self {
         let model = path.map(Path::to_owned).or_else(|| self.model.clone());
-        Self { model, vocab: self.vocab.clone(), ..*self }
+        Self { model, vocab: self.vocab.clone(), lora: self.lora.clone(), ..*self }
     }
 
     /// What is in the file of the model.
     fn checkpoint(&self) -> Result<Checkpoint> {
-        Ok(match &self.model {
+        let mut checkpoint = match &self.model {
             Some(path) => Checkpoint::open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
-        })
+        };
+        if let (Some(path), Some(alpha)) = (&self.lora, self.alpha) {
+            checkpoint.merge_lora(path, alpha)?;
+        }
+        Ok(checkpoint)
     }
 }
 
@@ -120,7 +130,17 @@ pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer> {
     Ok(model.tokenizer().ok_or_else(|| no_vocabulary(model.file()))?)
 }
 
-fn no_vocabulary(file: &str) -> String {
+/// The tokens of a text file, of which there is at least one.
+pub(crate) fn tokens(tokenizer: &Tokenizer, path: &Path) -> Result<Vec<u32>> {
+    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let tokens = tokenizer.encode(text).map_err(|e| format!("{}: {e}", path.display()))?;
+    match tokens.is_empty() {
+        true => Err(format!("{}: expected at least one token, found none", path.display()).into()),
+        false => Ok(tokens),
+    }
+}
+
+pub(crate) fn no_vocabulary(file: &str) -> String {
     format!("{file}: the vocabulary is missing; --vocab gives one")
 }
 

@@ -150,11 +150,13 @@ fn wrong_usage_exits_with_2() {
         bad(args, b"", 2);
     }
     let level = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["info", "--simd", "mmx"], "expected one that this machine has: scalar"),
         (&["info", "--simd", level], "expected one that this machine has: scalar"),
         (&["info", "--threads", "0"], "0 is not in 1..=1024"),
         (&["info", "--threads", "1025"], "1025 is not in 1..=1024"),
+        (&["info", "--lora", "x.pth"], "--alpha <X>"),
+        (&["info", "--alpha", "8"], "--lora <FILE>"),
         (&["generate", "a", "--temperature", "nan"], "expected a number from 0 on"),
         (&["generate", "a", "--temperature", "-1"], "expected a number from 0 on"),
         (&["generate", "a", "--top-p", "2"], "expected a number from 0 to 1"),
@@ -227,6 +229,33 @@ fn info_tells_sizes() {
     assert!(text.contains(&format!("8192 tokens, in {vocab}")), "{text}");
 }
 
+/// Models that `make test` writes: skipped where it did not.
+#[test]
+fn info_tells_the_version() {
+    let Some(witness) = std::env::var_os("WITNESS_DIR") else {
+        return eprintln!("skipped: no witness (make test writes it)");
+    };
+    for (file, version) in [("v4", "RWKV-4"), ("v5_0", "RWKV-5"), ("v6", "RWKV-6")] {
+        let path = Path::new(&witness).join(format!("versions/{file}.safetensors"));
+        let line = &json(&good(&["info", "--json", path.to_str().unwrap()], b""))[0];
+        assert_eq!((line["version"].as_str(), line["layers"].as_u64()), (Some(version), Some(4)));
+    }
+}
+
+#[test]
+fn tuned_files_that_do_not_fit_are_named() {
+    let model = models().join("rwkv7-mail-q4_k_m.gguf");
+    let model = model.to_str().unwrap();
+    for (args, expected) in [
+        (["info", "--alpha", "8", "--lora", model], "expected a LoRA in safetensors or PyTorch's .pth"),
+        (["info", "--alpha", "8", "--lora", "/nope"], "/nope: "),
+        (["generate", "a", "--state", model, "--json"], "expected a state of RWKV"),
+    ] {
+        let stderr = bad(&args, b"", 1);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
+}
+
 #[test]
 fn embeddings_have_the_width_of_the_model() {
     let vectors = |pool: &str, key: &str| -> Vec<Value> {
@@ -277,4 +306,125 @@ fn a_reader_that_goes_away_is_no_error() {
     let mut child = command().args(endless).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+/// A safetensors file of zeros, which takes no room on the disk: of an RWKV-7 what `quantize` needs to see.
+fn zeros(name: &str, vocab: usize) -> PathBuf {
+    let mut tensors = vec![];
+    for name in ["emb.weight", "head.weight"] {
+        tensors.push((name.to_owned(), vec![vocab, 1024]));
+    }
+    for layer in ["blocks.0", "blocks.1"] {
+        for lora in ["w", "a", "v", "g"] {
+            tensors.push((format!("{layer}.att.{lora}1"), vec![1024, 64]));
+        }
+        tensors.push((format!("{layer}.ffn.key.weight"), vec![4096, 1024]));
+    }
+    let mut end = 0;
+    let info = tensors.iter().map(|(name, shape)| {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        (name.clone(), serde_json::json!({ "dtype": "F16", "shape": shape, "data_offsets": [start, end] }))
+    });
+    let header = Value::Object(info.collect()).to_string();
+    let path = PathBuf::from(written(name, &(header.len() as u64).to_le_bytes()));
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+    path
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn quantize_needs_a_fraction_of_the_memory_of_a_model() {
+    let (model, vocab) = (zeros("zeros.safetensors", 65536), written("short.txt", b"1 'a' 1\n"));
+    let output = model.with_extension("gguf");
+    assert!(fs::metadata(&model).unwrap().len() > 280_000_000);
+    // 32 MiB for everything that is not the file itself, whose pages leave when they are read.
+    let script = r#"ulimit -d 32768; exec "$0" "$@" & child=$!
+        while peak=$(grep VmHWM /proc/$child/status 2>/dev/null); do last=$peak; sleep 0.02; done
+        wait $child && echo "$last""#;
+    let quantize =
+        [env!("CARGO_BIN_EXE_web-rwkv"), "quantize", "--type", "q4_k_m", "--threads", "2", "--vocab", &vocab];
+    let done =
+        Command::new("sh").args(["-c", script]).args(quantize).arg(&model).arg(&output).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let told = String::from_utf8(done.stdout).unwrap();
+    assert!(told.contains("zeros.gguf: 143.1 M weights"), "{told}");
+    // The peak of the process, with what is mapped: 69 MB of the quantized model were written.
+    if let Some(peak) = told.lines().last().and_then(|l| l.strip_prefix("VmHWM:")) {
+        let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kib < 65_536, "{kib} KiB");
+    }
+    assert!(!PathBuf::from(format!("{}.part", output.display())).exists());
+    fs::remove_file(output).unwrap();
+}
+
+#[test]
+fn files_that_cannot_be_made_leave_nothing_behind() {
+    let embedded = models().join("rwkv7-mail-q4_k_m.gguf").to_str().unwrap().to_owned();
+    let vocab = written("one.txt", b"1 'a' 1\n");
+    let out = |name: &str| Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).to_str().unwrap().to_owned();
+    let odd = zeros("odd.safetensors", 512);
+    let mut nan = fs::read(&odd).unwrap();
+    let len = nan.len();
+    nan[len - 1] = 0x7e;
+    let nan = written("nan.safetensors", &nan);
+    let odd = odd.to_str().unwrap();
+    let many = written(
+        "many.txt",
+        &(1..=600)
+            .flat_map(|i| format!("{i} 'a{i}' {}\n", 1 + i.to_string().len()).into_bytes())
+            .collect::<Vec<_>>(),
+    );
+    let cases: [(&[&str], &str); 7] = [
+        (&["convert", "absent.gguf", &out("a.gguf")], "absent.gguf: "),
+        (&["convert", &embedded, &out("a.pth")], "expected a name that ends in .gguf, .safetensors or .st"),
+        (&["convert", &embedded, &out("absent/a.gguf")], "absent/a.gguf.part: "),
+        (&["convert", odd, &out("a.gguf")], "odd.safetensors: the vocabulary, which GGUF needs, is missing"),
+        (
+            &["convert", odd, &out("a.gguf"), "--vocab", &many],
+            "expected at most 512 tokens, as the embedding has, found 601",
+        ),
+        (
+            &["quantize", &nan, &out("a.gguf"), "--vocab", &vocab, "--type", "q4_0"],
+            "expected values that q4_0 can hold, found NaN",
+        ),
+        (
+            &["compare", &embedded, &embedded, "--text", &written("no.txt", b"")],
+            "no.txt: expected at least one token",
+        ),
+    ];
+    for (args, expected) in cases {
+        let stderr = bad(args, b"", 1);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+        assert!(!Path::new(&out("a.gguf")).exists() && !Path::new(&out("a.gguf.part")).exists());
+    }
+    for (args, expected) in [
+        (&["quantize", "a", "b.gguf", "--type", "q9"][..], "expected one of f32, f16"),
+        (&["quantize", "a", "b.st", "--type", "q8_0"], "expected a name that ends in .gguf"),
+        (
+            &["quantize", "a", "b.gguf", "--type", "q8_0", "--tensor", "head"],
+            "expected a part of a tensor's name",
+        ),
+        (&["compare", "a", "b"], "--text"),
+    ] {
+        let stderr = bad(args, b"", 2);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_model_may_be_quantized_in_place() {
+    let path = written("place.gguf", &fs::read(models().join("rwkv7-mail-q4_k_m.gguf")).unwrap());
+    let text = written("place.txt", b"User: The parcel arrives on Friday.\n\n");
+    let told = &json(&good(&["quantize", "--json", &path, &path, "--type", "q3_k_m"], b""))[0];
+    assert_eq!(told["bytes"].as_u64(), Some(fs::metadata(&path).unwrap().len()));
+    let embedded = models().join("rwkv7-mail-q4_k_m.gguf");
+    let both = [embedded.to_str().unwrap(), &path, embedded.to_str().unwrap()];
+    let found = json(&good(&[&["compare", "--json", "--text", &text][..], &["--"], &both].concat(), b""));
+    assert!(found[0]["kl_mean"].as_f64() > Some(0.0) && found[0]["logits_nmse"].as_f64() < Some(0.5));
+    assert_eq!((found[1]["kl_max"].as_f64(), found[1]["top1_agreement"].as_f64()), (Some(0.0), Some(1.0)));
+    let table = String::from_utf8(good(&["compare", both[0], both[1], "--text", &text], b"")).unwrap();
+    assert!(table.contains("same first token") && table.contains("KL divergence, mean"), "{table}");
 }

@@ -105,6 +105,11 @@ impl Tokenizer {
         self.vocab.get(id as usize).map(Vec::as_slice).filter(|token| !token.is_empty())
     }
 
+    /// The bytes of each token, none for an id that the vocabulary does not have.
+    pub fn into_vocab(self) -> Vec<Vec<u8>> {
+        self.vocab
+    }
+
     /// The number of ids, gaps included: one more than the highest id.
     pub fn vocab_len(&self) -> usize {
         self.vocab.len()

@@ -1,6 +1,7 @@
 //! The whole model against independent witnesses, which `tools/witness_models.py` writes.
 
 use std::{
+    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -8,6 +9,7 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use web_rwkv_gguf::{
     Error, Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format,
+    importance, load::Checkpoint,
 };
 
 /// A file of the witness, or `None` with a word about it.
@@ -78,6 +80,30 @@ fn every_weight_type_agrees_with_a_numpy_f64_forward() {
             let got = model.run(&ids(&file, "ids"), RnnOption::Full, &mut model.init_state()).unwrap();
             let nmse = nmse(&got, &array(&file, "logits"));
             assert!(nmse <= 1e-7, "{} {level}: {nmse:e}", format.name());
+        }
+    }
+}
+
+#[test]
+fn importance_is_what_matrices_are_multiplied_with() {
+    let (Some(path), Some(golden)) = (witness("f32.gguf"), witness("importance.golden")) else { return };
+    let (bytes, golden) = (fs::read(path.with_extension("safetensors")).unwrap(), fs::read(golden).unwrap());
+    let tokens = ids(&SafeTensors::deserialize(&bytes).unwrap(), "ids");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    for level in levels() {
+        let options = Options { level: Some(level), ..Options::default() };
+        let mut told = vec![];
+        let found =
+            importance(&Checkpoint::open(&path).unwrap(), options, std::slice::from_ref(&tokens), &mut |p| {
+                told.push((p.read, p.total));
+            });
+        let found = found.unwrap();
+        assert_eq!(told, [(tokens.len(), tokens.len())]);
+        for name in golden.names() {
+            // A factor that is always about zero keeps a little importance.
+            let want: Vec<f64> = array(&golden, name).into_iter().map(|x| x.max(1e-3)).collect();
+            let nmse = nmse(&found[name], &want);
+            assert!(nmse <= 1e-7, "{level} {name}: {nmse:e}");
         }
     }
 }

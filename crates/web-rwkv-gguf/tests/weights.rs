@@ -49,7 +49,7 @@ fn open(tensors: &[(String, Vec<usize>)]) -> Result<usize, String> {
         (name, TensorView::new(Dtype::F32, shape.clone(), &zeros[..size]).expect("the size of the shape"))
     });
     let bytes = safetensors::serialize(views, None).expect("valid tensors");
-    let model = Model::from_bytes("x.st", bytes.into(), Options { threads: Some(1), level: None });
+    let model = Model::from_bytes("x.st", bytes.into(), Options { threads: Some(1), ..Options::default() });
     model.map(|m| m.info().num_layer).map_err(|e| e.to_string())
 }
 

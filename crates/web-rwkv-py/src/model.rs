@@ -4,10 +4,10 @@ use std::{cell::RefCell, path::PathBuf, slice, sync::Arc};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use parking_lot::{Mutex, ReentrantMutex};
-use pyo3::{exceptions::PyUserWarning, prelude::*};
+use pyo3::prelude::*;
 use web_rwkv_gguf::{
     self as engine, Error, ExtractOptions, Options, Pool, Result, RnnInput, RnnInputBatch, RnnOption,
-    Sampler, SamplerOptions,
+    Sampler, SamplerOptions, format::Format, load::Checkpoint,
 };
 
 use crate::{
@@ -50,15 +50,17 @@ impl Open {
     }
 }
 
-/// A model: `Model(path)` opens a GGUF or safetensors file, told by its content.
+/// A model: `Model(path)` opens a GGUF, safetensors or PyTorch (.pth) file of RWKV-4 to 7, told by its content.
 ///
 /// Wherever tokens go, a text does too. `run` goes on from the live state; `embed`, `generate` and `extract`
 /// start from zeros, or from a state that they are given, and never touch the live one. All computations
 /// release the GIL, and any number of threads may share a model.
 ///
-/// `quant`, `quant_nf4` and `quant_sf4` are there for older programs: no layer is quantized at load, the weights
-/// are the file's own, and a number other than 0 is a UserWarning that says so. `threads` is by default the
-/// number of physical cores. `vocab` is a vocabulary file for models that have none of their own.
+/// `quant`, `quant_nf4` and `quant_sf4` are numbers of layers, counted from the first, whose matrices are quantized
+/// at load if the file has them as floats: to Q8_0, and to IQ4_NL both, which stands for NF4 and SF4 with the 4-bit
+/// table that is computed on. Where they overlap the later one counts. `threads` is by default the number of physical
+/// cores. `vocab` is a vocabulary file for models that have none of their own. `lora` is a LoRA of RWKV-PEFT (.pth or
+/// safetensors), which is added to the weights, times `alpha` over its rank, before any is quantized.
 #[pyclass(module = "web_rwkv_py", frozen)]
 pub(crate) struct Model(Mutex<Option<Arc<Open>>>);
 
@@ -135,7 +137,8 @@ fn pooled(
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device="auto", threads=None, vocab=None))]
+    #[pyo3(signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device="auto", threads=None, vocab=None,
+                        lora=None, alpha=None))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
@@ -146,19 +149,31 @@ impl Model {
         #[pyo3(from_py_with = device)] device: &'static str,
         #[pyo3(from_py_with = number::threads)] threads: Option<u64>,
         vocab: Option<PathBuf>,
+        lora: Option<PathBuf>,
+        alpha: Option<f32>,
     ) -> PyResult<Self> {
-        if quant != 0 || quant_nf4 != 0 || quant_sf4 != 0 {
-            let text =
-                c"quant, quant_nf4, quant_sf4: layers are not quantized at load; the file's own weights \
-                         are used, and results are at least as exact";
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), text, 1)?;
-        }
         if device == "gpu" {
             return Err(no_gpu());
         }
         let options = Options { threads: threads.map(|n| n as usize), ..Options::default() };
+        let lora = match (lora, alpha) {
+            (None, None) => None,
+            (Some(lora), Some(alpha)) => Some((lora, alpha)),
+            (Some(_), None) => return Err(request("alpha", "a number for the LoRA", "None")),
+            (None, Some(_)) => return Err(request("lora", "a file for alpha", "None")),
+        };
         let open = py.detach(|| {
-            let mut engine = engine::Model::open(path, options)?;
+            let mut checkpoint = Checkpoint::open(&path)?;
+            if let Some((lora, alpha)) = lora {
+                checkpoint.merge_lora(&lora, alpha)?;
+            }
+            // Where two name a layer the later one has it, so it goes first: what is quantized stays.
+            for (layers, format) in
+                [(quant_sf4, Format::IQ4NL), (quant_nf4, Format::IQ4NL), (quant, Format::Q8_0)]
+            {
+                checkpoint.quantize_layers(usize::try_from(layers).unwrap_or(usize::MAX), format)?;
+            }
+            let mut engine = engine::Model::from_checkpoint(&checkpoint, options)?;
             if let Some(vocab) = vocab {
                 engine = engine.with_tokenizer(engine::Tokenizer::open(&vocab)?);
             }
@@ -187,12 +202,12 @@ impl Model {
         Ok(self.open()?.engine.cpu().map_or(0, |(_, threads)| threads))
     }
 
-    /// The state before any token: zeros.
+    /// The state before any token: zeros (for RWKV-4 see `State`), or the trained one that the file has.
     fn init_state(&self) -> PyResult<State> {
         Ok(State(self.open()?.engine.init_state()))
     }
 
-    /// Sets the live state to zeros.
+    /// Sets the live state to that before any token.
     fn clear_state(&self, py: Python<'_>) -> PyResult<()> {
         let open = self.open()?;
         let clear = || {
@@ -211,7 +226,7 @@ impl Model {
     }
 
     /// Sets the live state to a copy of `state`, to an array as `state_from_numpy` takes it, or to what a file
-    /// that `State.save` wrote holds.
+    /// holds: one that `State.save` wrote, or a trained state (`blocks.N.att.time_state`, .pth or safetensors).
     fn load_state(&self, py: Python<'_>, state: Source) -> PyResult<()> {
         let open = self.open()?;
         let set = || {

@@ -1,7 +1,7 @@
 //! The CPU executor.
 
 #[cfg(test)]
-mod cases;
+pub(crate) mod cases;
 mod dot;
 mod level;
 mod math;
@@ -9,17 +9,23 @@ mod pool;
 mod project;
 mod rows;
 mod scalar;
+mod wkv4;
+mod wkv6;
 mod wkv7;
 
 pub use level::Level;
 
 use crate::{
-    Result, format,
-    ops::{Chunked, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
+    Result,
+    batch::Sequence,
+    format,
+    ops::{
+        Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
+    },
     state::State,
 };
 use pool::Pool;
-use rows::{Decay, Keys, Mix, Residual, row};
+use rows::{AddGated, Decay, Keys, Mix, MixOf, Residual, row};
 
 /// Products of fewer operations than this are not worth waking other threads.
 const SMALL: usize = 1 << 15;
@@ -28,7 +34,11 @@ const SMALL: usize = 1 << 15;
 pub(crate) struct Cpu {
     level: Level,
     pool: Pool,
+    watch: Option<Watch>,
 }
+
+/// Is told of each product the bytes of the weights, and each row that they are multiplied with.
+pub(crate) type Watch = Box<dyn Fn(&[u8], &[f32]) + Send + Sync>;
 
 impl Matrix {
     fn row_bytes(&self) -> usize {
@@ -42,7 +52,7 @@ impl Matrix {
 }
 
 /// Activations `[T, width]`.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Acts {
     data: Vec<f32>,
     width: usize,
@@ -121,7 +131,12 @@ impl<T> Shared<T> {
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
         assert!(level.is_available());
-        Self { level, pool: Pool::new(threads) }
+        Self { level, pool: Pool::new(threads), watch: None }
+    }
+
+    /// The same, which tells of its products.
+    pub(crate) fn watched(self, watch: Option<Watch>) -> Self {
+        Self { watch, ..self }
     }
 
     pub(crate) fn level(&self) -> Level {
@@ -228,6 +243,11 @@ impl Ops for Cpu {
     }
 
     fn project(&self, _: &mut Chunked<'_>, products: &mut [Product<'_, Self>]) {
+        if let Some(watch) = &self.watch {
+            for p in &*products {
+                (0..p.x.tokens()).for_each(|t| watch(&p.w.data, &p.x.row(t)[..p.w.columns]));
+            }
+        }
         if self.level == Level::Scalar {
             return products.iter_mut().for_each(scalar::project);
         }
@@ -285,4 +305,64 @@ impl Ops for Cpu {
             self.norm(norm, x.row(t), y.row_mut(i));
         }
     }
+
+    fn ddlerp(
+        &self,
+        b: &mut Chunked<'_>,
+        p: &Ddlerp<Self>,
+        h: &Acts,
+        before: &Acts,
+        low: &[Acts; 5],
+        y: &mut [Acts],
+    ) {
+        let products = p.w2.iter().zip(low).zip(&mut *y);
+        let products = products.map(|((w, x), y)| Product { w, x, act: crate::ops::Act::Id, y });
+        self.project(b, &mut products.collect::<Vec<_>>());
+        let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
+        self.each(h.tokens(), 3 * y.len() * h.width, |t| {
+            for (y, mix) in y.iter().zip(&p.mix) {
+                // SAFETY: each task has tokens of its own.
+                let y = unsafe { y.part(t, 0, h.width) };
+                row(self.level, MixOf { mix, h: h.row(t), before: before.row(t), y });
+            }
+        });
+    }
+
+    fn wkv6(
+        &self,
+        b: &mut Chunked<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Acts,
+    ) {
+        wkv6::wkv6(self, b, layer, p, head_size, t, y);
+    }
+
+    fn wkv4(&self, b: &mut Chunked<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        wkv4::wkv4(self, b, layer, p, rkv, y);
+    }
+
+    fn add_gated(&self, _: &mut Chunked<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let x = x.shared();
+        self.each(y.tokens(), 3 * x.width, |t| {
+            // SAFETY: each task has tokens of its own.
+            let x = unsafe { x.part(t, 0, x.width) };
+            row(self.level, AddGated { g: g.row(t), y: y.row(t), scale, x });
+        });
+    }
+}
+
+/// The sequences that have tokens, and the WKV state of a layer of each.
+fn wkv_states(b: &mut Chunked<'_>, layer: usize) -> Vec<(Sequence, Shared<f32>)> {
+    let mut slots: Vec<_> = b.seqs.iter().filter(|seq| seq.len > 0).map(|seq| seq.slot).collect();
+    slots.sort_unstable();
+    assert!(slots.windows(2).all(|two| two[0] != two[1]), "a sequence has a state of its own");
+    let seqs = b.seqs.iter().filter(|seq| seq.len > 0);
+    seqs.map(|&seq| {
+        let (att, wkv, _) = b.states[seq.slot].layer(layer);
+        (seq, Shared::new(wkv, att.len()))
+    })
+    .collect()
 }

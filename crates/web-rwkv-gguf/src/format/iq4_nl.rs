@@ -1,6 +1,10 @@
 //! IQ4_NL: 32 values of 4 bits that index a table, one f16 scale. Layout: ggml `block_iq4_nl`.
 
-use super::{Bytes, Quant, f16};
+use super::{
+    Bytes, Quant, f16,
+    fit::{self, Codes},
+    nibbles,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -21,7 +25,36 @@ impl Quant for Block {
         scale[0] = f16(self.d);
         offset[0] = 0.0;
     }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, q) = fit::scaled::<Table>(fit::block(x), fit::block(weight));
+        Self { d, qs: nibbles(&q.map(Table::index)) }
+    }
 }
 
 /// ggml `kvalues_iq4nl`.
 pub(super) const TABLE: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The codes of [`TABLE`].
+pub(super) struct Table;
+
+impl Codes for Table {
+    const REACH: f32 = 127.0;
+    const STEP: f32 = 16.0;
+
+    #[inline(always)]
+    fn nearest(v: f32) -> f32 {
+        (0..15).fold(TABLE[0] as f32, |entry, i| {
+            let (a, b) = (TABLE[i] as f32, TABLE[i + 1] as f32);
+            entry + if v > (a + b) * 0.5 { b - a } else { 0.0 }
+        })
+    }
+}
+
+impl Table {
+    /// Where an entry stands.
+    pub(super) fn index(entry: f32) -> u8 {
+        TABLE.iter().position(|t| f32::from(*t) == entry).unwrap_or_default() as u8
+    }
+}

@@ -1,7 +1,13 @@
 //! IQ4_XS: 256 values of 4 bits that index the table of IQ4_NL; each 32 have a 6-bit scale less 32.
 //! Layout: ggml `block_iq4_xs`.
 
-use super::{Bytes, Quant, f16, iq4_nl::TABLE};
+use std::array;
+
+use super::{
+    Bytes, Quant, f16, fit,
+    iq4_nl::{TABLE, Table},
+    nibbles,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -30,5 +36,18 @@ impl Quant for Block {
             *y = d * ((lo | hi << 4) as i8 - 32) as f32;
         }
         offset[..8].fill(0.0);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (x, weight) = (fit::groups(x), fit::groups(weight));
+        let (d, scales, codes) = fit::scaled_groups::<Table, 32, 8>(x, weight, -32.0, 31.0);
+        let scale = |g: usize| (scales[g] + 32.0) as u8;
+        Self {
+            d,
+            scales_h: (0..8).fold(0, |all, g| all | u16::from(scale(g) >> 4) << (2 * g)).to_le_bytes(),
+            scales_l: array::from_fn(|i| scale(2 * i) & 15 | scale(2 * i + 1) << 4),
+            qs: codes.map(|q| nibbles(&q.map(Table::index))),
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! with a scale and an offset: value = code · scale + offset. Kernels see nothing else.
 
 mod bytes;
+mod fit;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod q2_k;
@@ -28,6 +29,8 @@ pub(crate) trait Quant: Copy + 'static {
     /// # Safety
     /// As [`Bytes`].
     unsafe fn unpack<B: Bytes>(&self, codes: &mut [[u8; 32]], scale: &mut [f32], offset: &mut [f32]);
+    /// The block that is nearest to `LEN` values: `Σ weight (x − value)²` is as small as the search gets it.
+    fn pack(x: &[f32], weight: &[f32]) -> Self;
 }
 
 /// The f16 number in two little-endian bytes, without branches so that loops over it vectorise, and without
@@ -40,6 +43,39 @@ pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
     let normal = (magnitude << 13) + if magnitude < 0x7c00 { (127 - 15) << 23 } else { (255 - 31) << 23 };
     let bits = if magnitude < 0x400 { subnormal.to_bits() } else { normal };
     f32::from_bits(bits | (h & 0x8000) << 16)
+}
+
+/// The nearest f16 number, as two little-endian bytes.
+#[inline(always)]
+pub(crate) fn to_f16(x: f32) -> [u8; 2] {
+    let bits = x.to_bits();
+    let (sign, magnitude) = (bits >> 16 & 0x8000, bits & 0x7fff_ffff);
+    let half = match magnitude {
+        0..0x3880_0000 => (f32::from_bits(magnitude) + 0.5).to_bits() - 0.5_f32.to_bits(), // subnormal
+        0x3880_0000..0x4780_0000 => (magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13,
+        0x4780_0000..=0x7f80_0000 => 0x7c00, // infinite
+        _ => 0x7e00,                         // no number
+    };
+    ((sign | half) as u16).to_le_bytes()
+}
+
+/// The nearest bf16 number, as two little-endian bytes.
+fn to_bf16(x: f32) -> [u8; 2] {
+    let bits = x.to_bits();
+    let bits = if x.is_nan() { bits | 1 << 22 } else { bits + 0x7fff + (bits >> 16 & 1) };
+    ((bits >> 16) as u16).to_le_bytes()
+}
+
+/// 32 codes of 4 bits: code i in the low half of byte i, i + 16 in the high. Higher bits are dropped.
+#[inline(always)]
+fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
+}
+
+/// The fifth bit of each of 32 codes.
+#[inline(always)]
+fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
+    std::array::from_fn(|b| (0..8).fold(0, |byte, i| byte | (codes[8 * b + i] >> 4 & 1) << i))
 }
 
 macro_rules! formats {
@@ -57,9 +93,19 @@ macro_rules! formats {
                 match id { $($id => Some(Self::$variant),)* _ => None }
             }
 
+            /// Its ggml type id.
+            pub fn ggml(self) -> u32 {
+                match self { $(Self::$variant => $id,)* }
+            }
+
             /// Name as on llama.cpp's command line, in lower case.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The format of this name; case does not matter.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
             }
 
             /// Values in a block.
@@ -165,6 +211,54 @@ pub(crate) fn decode_plain(format: Format, bytes: &[u8], out: &mut [f32]) {
 fn plain<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
     for (y, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *y = f(*b);
+    }
+}
+
+/// Encodes a row into any format; the inverse of [`decode`], but for what the format loses. Blocks are the nearest in
+/// `Σ importance (x − value)²`; without `importance`, which is one number from 0 on for each value, all count alike.
+///
+/// # Panics
+/// If `out` has not the bytes of as many values, or there is another number of importances than of values.
+pub fn encode(format: Format, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    assert_eq!(format.row_bytes(values.len()), Some(out.len()));
+    assert!(importance.is_none_or(|i| i.len() == values.len()), "an importance for each value");
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        unsafe fn wide(format: Format, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+            encode_here(format, values, importance, out);
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the machine has the instructions.
+            return unsafe { wide(format, values, importance, out) };
+        }
+    }
+    encode_here(format, values, importance, out);
+}
+
+/// Compiled for the instruction set of its caller; all give the same blocks.
+#[inline(always)]
+fn encode_here(format: Format, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    with_quant!(format, Q => {
+        let ones = [1.0; 256];
+        for (b, (x, out)) in values.chunks_exact(Q::LEN).zip(out.chunks_exact_mut(size_of::<Q>())).enumerate() {
+            let weight = importance.map_or(&ones[..Q::LEN], |all| &all[b * Q::LEN..][..Q::LEN]);
+            let block = Q::pack(x, weight);
+            // SAFETY: `Q` is a struct of byte arrays, as in `cast`.
+            out.copy_from_slice(unsafe { std::slice::from_raw_parts((&raw const block).cast(), size_of::<Q>()) });
+        }
+    }, _ => match format {
+        Format::F32 => plain_into(values, out, f32::to_le_bytes),
+        Format::F16 => plain_into(values, out, to_f16),
+        Format::BF16 => plain_into(values, out, to_bf16),
+        _ => unreachable!("{format:?} is in blocks"),
+    })
+}
+
+#[inline(always)]
+fn plain_into<const N: usize>(values: &[f32], out: &mut [u8], f: impl Fn(f32) -> [u8; N]) {
+    for (x, y) in values.iter().zip(out.as_chunks_mut::<N>().0) {
+        *y = f(*x);
     }
 }
 

@@ -1,7 +1,9 @@
 //! Q2_K: 256 values of 2 bits; each 16 have a 4-bit scale and a 4-bit minimum. Layout: ggml
 //! `block_q2_K`.
 
-use super::{Bytes, Quant, f16};
+use std::array;
+
+use super::{Bytes, Quant, f16, fit};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -30,6 +32,21 @@ impl Quant for Block {
         for g in 0..16 {
             scale[g] = d * (self.scales[g] & 15) as f32;
             offset[g] = -(dmin * (self.scales[g] >> 4) as f32);
+        }
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let fit = fit::offset_groups::<16, 16>(fit::groups(x), fit::groups(weight), 3.0, 15.0);
+        let codes = fit.codes.as_flattened();
+        let code = |half: usize, s: usize, i: usize| codes[128 * half + 32 * s + i] as u8;
+        Self {
+            scales: array::from_fn(|g| fit.scales[g] as u8 | (fit.mins[g] as u8) << 4),
+            qs: array::from_fn(|half| {
+                array::from_fn(|i| (0..4).fold(0, |byte, s| byte | code(half, s, i) << (2 * s)))
+            }),
+            d: fit.d,
+            dmin: fit.dmin,
         }
     }
 }

@@ -1,6 +1,11 @@
 //! Q3_K: 256 values of 3 bits less 4; each 16 have a 6-bit scale less 32. Layout: ggml `block_q3_K`.
 
-use super::{Bytes, Quant, f16};
+use std::array;
+
+use super::{
+    Bytes, Quant, f16,
+    fit::{self, Whole},
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -34,5 +39,26 @@ impl Quant for Block {
             *y = d * ((lo | hi << 4) as i8 - 32) as f32;
         }
         offset[..16].fill(0.0);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (x, weight) = (fit::groups(x), fit::groups(weight));
+        let (d, scales, codes) = fit::scaled_groups::<Whole<-4, 3>, 16, 16>(x, weight, -32.0, 31.0);
+        let code = |i: usize| (codes.as_flattened()[i] + 4.0) as u8;
+        let scale = |g: usize| (scales[g] + 32.0) as u8;
+        Self {
+            hmask: array::from_fn(|i| (0..8).fold(0, |byte, s| byte | (code(32 * s + i) >> 2) << s)),
+            qs: array::from_fn(|half| {
+                array::from_fn(|i| {
+                    (0..4).fold(0, |byte, s| byte | (code(128 * half + 32 * s + i) & 3) << (2 * s))
+                })
+            }),
+            scales: array::from_fn(|i| match i {
+                0..8 => scale(i) & 15 | scale(i + 8) << 4,
+                _ => (0..4).fold(0, |byte, s| byte | scale(4 * s + i - 8) >> 4 << (2 * s)),
+            }),
+            d,
+        }
     }
 }

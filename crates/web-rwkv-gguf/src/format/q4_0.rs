@@ -1,6 +1,10 @@
 //! Q4_0: 32 values of 4 bits less 8, one f16 scale. Layout: ggml `block_q4_0`.
 
-use super::{Bytes, Quant, f16};
+use super::{
+    Bytes, Quant, f16,
+    fit::{self, Whole},
+    nibbles,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -20,5 +24,11 @@ impl Quant for Block {
         unsafe { B::nibbles(&self.qs).less(8).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = 0.0;
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, q) = fit::scaled::<Whole<-8, 7>>(fit::block(x), fit::block(weight));
+        Self { d, qs: nibbles(&q.map(|q| (q + 8.0) as u8)) }
     }
 }

@@ -1,6 +1,6 @@
 //! Q4_1: 32 values of 4 bits, f16 scale and minimum. Layout: ggml `block_q4_1`.
 
-use super::{Bytes, Quant, f16};
+use super::{Bytes, Quant, f16, fit, nibbles};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -21,5 +21,11 @@ impl Quant for Block {
         unsafe { B::nibbles(&self.qs).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = f16(self.m);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, m, q) = fit::offset(fit::block(x), fit::block(weight), 15.0);
+        Self { d, m, qs: nibbles(&q.map(|q| q as u8)) }
     }
 }

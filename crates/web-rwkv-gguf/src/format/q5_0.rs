@@ -1,6 +1,10 @@
 //! Q5_0: 32 values of 5 bits less 16, one f16 scale. Layout: ggml `block_q5_0`.
 
-use super::{Bytes, Quant, f16};
+use super::{
+    Bytes, Quant, f16, fifth_bits,
+    fit::{self, Whole},
+    nibbles,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -21,5 +25,12 @@ impl Quant for Block {
         unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).less(16).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = 0.0;
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, q) = fit::scaled::<Whole<-16, 15>>(fit::block(x), fit::block(weight));
+        let q = q.map(|q| (q + 16.0) as u8);
+        Self { d, qh: fifth_bits(&q), qs: nibbles(&q) }
     }
 }

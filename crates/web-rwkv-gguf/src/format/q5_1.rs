@@ -1,6 +1,6 @@
 //! Q5_1: 32 values of 5 bits, f16 scale and minimum. Layout: ggml `block_q5_1`.
 
-use super::{Bytes, Quant, f16};
+use super::{Bytes, Quant, f16, fifth_bits, fit, nibbles};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -22,5 +22,12 @@ impl Quant for Block {
         unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).store(&mut codes[0]) };
         scale[0] = f16(self.d);
         offset[0] = f16(self.m);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, m, q) = fit::offset(fit::block(x), fit::block(weight), 31.0);
+        let q = q.map(|q| q as u8);
+        Self { d, m, qh: fifth_bits(&q), qs: nibbles(&q) }
     }
 }

@@ -1,7 +1,12 @@
 //! Q5_K: 256 values of 5 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q5_K`.
 
-use super::{Bytes, Quant, f16, q4_k::scales};
+use std::array;
+
+use super::{
+    Bytes, Quant, f16, fit,
+    q4_k::{pack_scales, scales},
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -29,5 +34,18 @@ impl Quant for Block {
             }
         }
         scales(&self.scales, f16(self.d), f16(self.dmin), scale, offset);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let fit = fit::offset_groups::<32, 8>(fit::groups(x), fit::groups(weight), 31.0, 63.0);
+        let code = |g: usize, i: usize| fit.codes[g][i] as u8;
+        Self {
+            d: fit.d,
+            dmin: fit.dmin,
+            scales: pack_scales(&fit.scales, &fit.mins),
+            qh: array::from_fn(|i| (0..8).fold(0, |byte, g| byte | code(g, i) >> 4 << g)),
+            qs: array::from_fn(|n| array::from_fn(|i| code(2 * n, i) & 15 | code(2 * n + 1, i) << 4)),
+        }
     }
 }

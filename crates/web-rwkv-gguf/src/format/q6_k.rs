@@ -1,6 +1,11 @@
 //! Q6_K: 256 values of 6 bits less 32; each 16 have an 8-bit scale. Layout: ggml `block_q6_K`.
 
-use super::{Bytes, Quant, f16};
+use std::array;
+
+use super::{
+    Bytes, Quant, f16,
+    fit::{self, Whole},
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -32,5 +37,24 @@ impl Quant for Block {
             *y = d * s as f32;
         }
         offset[..16].fill(0.0);
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (x, weight) = (fit::groups(x), fit::groups(weight));
+        let (d, scales, codes) = fit::scaled_groups::<Whole<-32, 31>, 16, 16>(x, weight, -128.0, 127.0);
+        let code = |half: usize, i: usize| (codes.as_flattened()[128 * half + i] + 32.0) as u8;
+        Self {
+            ql: array::from_fn(|half| {
+                array::from_fn(|s| {
+                    array::from_fn(|i| code(half, 32 * s + i) & 15 | code(half, 32 * s + i + 64) << 4)
+                })
+            }),
+            qh: array::from_fn(|half| {
+                array::from_fn(|i| (0..4).fold(0, |byte, s| byte | code(half, 32 * s + i) >> 4 << (2 * s)))
+            }),
+            scales: scales.map(|s| s as i8),
+            d,
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Q8_0: 32 signed bytes and one f16 scale. Layout: ggml `block_q8_0`.
 
-use super::{Bytes, Quant, f16};
+use super::{
+    Bytes, Quant, f16,
+    fit::{self, Whole},
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -19,5 +22,11 @@ impl Quant for Block {
         codes[0] = self.qs;
         scale[0] = f16(self.d);
         offset[0] = 0.0;
+    }
+
+    #[inline(always)]
+    fn pack(x: &[f32], weight: &[f32]) -> Self {
+        let (d, q) = fit::scaled::<Whole<-127, 127>>(fit::block(x), fit::block(weight));
+        Self { d, qs: q.map(|q| q as i8 as u8) }
     }
 }

@@ -3,6 +3,9 @@
 //! All activations of a kind stand in one buffer, so do vectors, states and (up to the limit of a binding) weights:
 //! every kernel has the same bindings, and its parameters say where things are.
 
+mod before_v7;
+#[cfg(test)]
+mod cases;
 mod device;
 mod kernel;
 mod layout;
@@ -25,7 +28,7 @@ pub(crate) use state::{Pool, Slot};
 use crate::{
     Error, Result,
     load::Checkpoint,
-    ops::{Act, Chunked, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
+    ops::{Act, Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
     state::State,
 };
 use kernel::{Kernel, Kernels};
@@ -147,9 +150,11 @@ struct Arena {
 }
 
 /// A vector of weights, by its place.
+#[derive(Clone)]
 pub(crate) struct Vector(u32);
 
 /// A matrix: rows in one or more buffers of weights.
+#[derive(Clone)]
 pub(crate) struct Matrix {
     layout: Layout,
     rows: usize,
@@ -158,6 +163,7 @@ pub(crate) struct Matrix {
 }
 
 /// Rows `first..first + rows` of a matrix, in vectors from `at` on of a buffer.
+#[derive(Clone)]
 struct Piece {
     buffer: usize,
     at: u32,
@@ -166,6 +172,7 @@ struct Piece {
 }
 
 /// Activations `[T, width]`.
+#[derive(Clone)]
 pub(crate) struct Acts {
     kind: Kind,
     /// Width of the activations in front of it.
@@ -439,7 +446,7 @@ impl Gpu {
 
     /// Where activations begin in the buffer of their kind.
     fn place(&self, b: &Batch<'_>, acts: &Acts) -> u32 {
-        (acts.before * b.memory.acts[acts.kind as usize].rows) as u32
+        b.memory.acts.get(acts.kind as usize).map_or(0, |arena| (acts.before * arena.rows) as u32)
     }
 
     /// Records the copies of states that the batch begins with.
@@ -493,6 +500,8 @@ impl Gpu {
                     job.act,
                     job.bias.map_or(0, |v| v.0 + first),
                     job.other.map_or(0, |acts| self.place(b, acts) + first),
+                    job.other.map_or(0, |acts| acts.padded as u32),
+                    job.before.map_or(0, |acts| self.place(b, acts) + first),
                 ]);
                 groups += piece.rows.div_ceil(rows_of_group);
             }
@@ -521,12 +530,20 @@ struct Job<'a> {
     act: u32,
     bias: Option<&'a Vector>,
     other: Option<&'a Acts>,
+    before: Option<&'a Acts>,
+}
+
+impl<'a> Job<'a> {
+    fn new(w: &'a Matrix, x: &'a Acts, y: &'a Acts, act: Act) -> Self {
+        Self { w, x, y, act: number(act), bias: None, other: None, before: None }
+    }
 }
 
 /// Activations of products beyond [`Act`], as `part/job.wgsl` numbers them.
 const DECAY: u32 = 5;
 const GATE: u32 = 6;
 const RESIDUAL: u32 = 7;
+const LERP: u32 = 8;
 
 fn number(act: Act) -> u32 {
     match act {
@@ -588,12 +605,13 @@ impl Ops for Gpu {
 
     fn acts(&self, width: usize, kind: Kind) -> Acts {
         let padded = if kind == Kind::Input { padded(width) } else { width };
-        Acts { kind, before: self.widths[kind as usize].fetch_add(padded, Relaxed), width, padded, tokens: 0 }
+        let before = self.widths.get(kind as usize).map_or(0, |all| all.fetch_add(padded, Relaxed));
+        Acts { kind, before, width, padded, tokens: 0 }
     }
 
     fn resize(&self, b: &mut Batch<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
         acts.tokens = tokens;
-        let arena = &mut b.memory.acts[acts.kind as usize];
+        let Some(arena) = b.memory.acts.get_mut(acts.kind as usize) else { return Ok(()) };
         let width = self.widths[acts.kind as usize].load(Relaxed);
         if tokens > arena.rows || width > arena.width {
             assert!(b.pass.is_none(), "activations are made before operations are recorded");
@@ -726,7 +744,7 @@ impl Ops for Gpu {
         norm: &Norm<Self>,
         mix: &[Vector],
         x: &Acts,
-        _h: &mut Acts,
+        h: &mut Acts,
         y: &mut [Acts],
     ) {
         let dims = b.states[0].dims();
@@ -754,35 +772,33 @@ impl Ops for Gpu {
             places[0],
             step(places.clone()),
             y[0].padded as u32,
+            self.place(b, h),
         ];
         self.dispatch(
             b,
             usize::MAX,
-            &Kernel::Shift { width: x.width, mixes: mixes.len() },
+            &Kernel::Shift { width: x.width, mixes: mixes.len(), keep: h.kind == Kind::Stream },
             &params,
             (b.tokens, 1),
         );
     }
 
     fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
-        let jobs: Vec<_> = products
-            .iter()
-            .map(|p| Job { w: p.w, x: p.x, y: p.y, act: number(p.act), bias: None, other: None })
-            .collect();
+        let jobs: Vec<_> = products.iter().map(|p| Job::new(p.w, p.x, p.y, p.act)).collect();
         self.products(b, &jobs);
     }
 
     fn gates(&self, b: &mut Batch<'_>, p: &Gates<Self>, _: usize, low: &[Acts; 4], t: &mut Heads<Self>) {
         let [lw, la, lg, lv] = low;
-        let job = |w, x, y, act, bias| Job { w, x, y, act, bias, other: None };
+        let job = |w, x, y| Job::new(w, x, y, Act::Id);
         let mut jobs = vec![
-            job(&p.w2, lw, &t.w, DECAY, Some(&p.w0)),
-            job(&p.a2, la, &t.a, GATE, Some(&p.a0)),
-            job(&p.g2, lg, &t.g, number(Act::Id), None),
+            Job { act: DECAY, bias: Some(&p.w0), ..job(&p.w2, lw, &t.w) },
+            Job { act: GATE, bias: Some(&p.a0), ..job(&p.a2, la, &t.a) },
+            job(&p.g2, lg, &t.g),
         ];
         if let Some((v0, v2)) = &p.v {
             let other = Some(&t.v_first);
-            jobs.push(Job { w: v2, x: lv, y: &t.v, act: RESIDUAL, bias: Some(v0), other });
+            jobs.push(Job { act: RESIDUAL, bias: Some(v0), other, ..job(v2, lv, &t.v) });
         }
         self.products(b, &jobs);
         b.keys = Some((p.k_k.0, p.k_a.0, p.v.is_none()));
@@ -844,12 +860,49 @@ impl Ops for Gpu {
         ];
         self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
     }
+
+    fn ddlerp(
+        &self,
+        b: &mut Batch<'_>,
+        p: &Ddlerp<Self>,
+        h: &Acts,
+        before: &Acts,
+        low: &[Acts; 5],
+        y: &mut [Acts],
+    ) {
+        self.lerps(b, p, h, before, low, y);
+    }
+
+    fn wkv6(
+        &self,
+        b: &mut Batch<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Acts,
+    ) {
+        self.record_wkv6(b, layer, p, head_size, t, y);
+    }
+
+    fn wkv4(&self, b: &mut Batch<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        self.record_wkv4(b, layer, p, rkv, y);
+    }
+
+    fn add_gated(&self, b: &mut Batch<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let [g, y, to] = [g, y, x].map(|acts| self.place(b, acts));
+        let params = [g, y, to, x.width as u32, scale.to_bits()];
+        self.dispatch(b, usize::MAX, &Kernel::AddGated, &params, (x.tokens, 1));
+    }
 }
 
 /// Bytes that the matrices of a checkpoint take on a device.
 fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
     let matrices = checkpoint.tensors.values().filter_map(|t| match t.shape[..] {
-        [rows, columns] => Some((rows * Layout::of(t.format).stride(padded(columns)) * VECTOR) as u64),
+        [ref rows @ .., columns] if !rows.is_empty() => {
+            let stride = Layout::of(t.format).stride(padded(columns)) * VECTOR;
+            Some((rows.iter().product::<usize>() * stride) as u64)
+        }
         _ => None,
     });
     matrices.sum()

@@ -1,4 +1,4 @@
-"""RWKV language models from GGUF and safetensors files.
+"""RWKV language models from GGUF, safetensors and PyTorch files.
 
 L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens.
 The docstrings are those of the classes themselves: `help(web_rwkv_py.Model)`.
@@ -220,13 +220,15 @@ class Model:
     def __new__(
         cls,
         path: _Path,
-        quant: int = 0,  # these three do nothing but warn
-        quant_nf4: int = 0,
-        quant_sf4: int = 0,
+        quant: int = 0,  # so many layers to Q8_0 at load, if they are floats
+        quant_nf4: int = 0,  # so many to IQ4_NL
+        quant_sf4: int = 0,  # as quant_nf4
         *,
         device: Literal["auto", "cpu", "gpu"] = "auto",
         threads: int | None = None,
         vocab: _Path | None = None,
+        lora: _Path | None = None,
+        alpha: float | None = None,  # with lora
     ) -> Self: ...
     def info(self) -> ModelInfo: ...
     @property
