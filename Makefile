@@ -52,6 +52,7 @@ $(WITNESS)/done: Makefile tools/witness_*.py tools/reference_forward.py $(VENV)/
 	mkdir -p $(WITNESS)
 	$(VENV)/bin/python tools/witness_blocks.py $(WITNESS)/blocks
 	$(VENV)/bin/python tools/witness_models.py $(WITNESS)/models $(SHARED)
+	$(VENV)/bin/python tools/witness_versions.py $(WITNESS)/versions $(SHARED)
 	$(VENV)/bin/python tools/witness_tokenizer.py $(WITNESS)
 	touch $@
 

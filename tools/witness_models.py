@@ -5,9 +5,10 @@ usage: witness_models.py DIR [SHARED]
 For each weight type a random RWKV-7 (DIR/<type>.gguf) whose matrices are random blocks of that type, with
 logits at every position in f64 over the weights as gguf.quants decodes them (DIR/<type>.safetensors); the same
 for the embedded model, with hidden vectors and states (DIR/embedded.golden). Where the folder SHARED exists,
-also the golden vectors of the trained models in it, as safetensors.
+also the golden vectors of the trained models in it, as safetensors. Where PyTorch is installed, files of its own.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def golden(path: Path, rng: np.random.Generator) -> dict:
     return out
 
 
+def torch_files(out: Path, rng: np.random.Generator) -> None:
+    """What torch.save writes of tensors that share, skip and turn their storages, and the same as safetensors."""
+    import torch
+    from safetensors.torch import save_file as save
+
+    for kind, dtype in (("f32", torch.float32), ("f16", torch.float16), ("bf16", torch.bfloat16)):
+        w = torch.from_numpy(rng.normal(size=(6, 4))).to(dtype)
+        tensors = torch.nn.LayerNorm(4, dtype=dtype).state_dict(prefix="ln_out.")
+        tensors |= {"emb.weight": w, "head.weight": w.t(), "blocks.0.ln0.weight": w[:, 1], "blocks.0.ln0.bias": w[2]}
+        tensors["blocks.0.ln1.weight"] = torch.nn.Parameter(w[0].clone())
+        torch.save(tensors, out / f"torch-{kind}.pth")
+        save({name: x.detach().clone().contiguous() for name, x in tensors.items()}, out / f"torch-{kind}.st")
+
+
 class Watched:
     """A matrix that adds up the squares of what it is multiplied with."""
 
@@ -187,6 +202,8 @@ def main() -> None:
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(11)
+    if importlib.util.find_spec("torch"):
+        torch_files(out, np.random.default_rng(12))
     for kind in ["F32", "F16", "BF16", *F16]:
         model = Model(random_model(out / f"{kind.lower()}.gguf", kind, rng), np.float64)
         ids = rng.integers(0, V, 24)

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Write, stdout},
+    path::PathBuf,
     process::ExitCode,
     time::Instant,
 };
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// The same seed gives the same text
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// State to start from: a trained one (.pth or safetensors), or one that was saved
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Stop before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -62,8 +66,9 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let (model, _) = common.open()?;
     let tokens = model::tokenizer(&model)?.encode(prompt)?;
     let stop = args.stop.iter().map(|s| s.as_bytes().to_vec()).collect();
+    let state = args.state.as_ref().map_or_else(|| Ok(model.init_state()), |path| model.load_state(path))?;
     let start = Instant::now();
-    let mut text = Generation::new(&tokens, model.init_state(), sampler, args.max_tokens as usize, stop)?;
+    let mut text = Generation::new(&tokens, state, sampler, args.max_tokens as usize, stop)?;
     let bar = Progress::new(1, "prompts");
     let mut reading = bar.tokens();
     text.read_prompt(&model, &mut |told| reading.told(told))?;

@@ -19,12 +19,18 @@ const EMBEDDED_NAME: &str = "embedded rwkv7-mail";
 /// Options of every command.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// GGUF or safetensors file, or OWNER/REPO[:FILE] on the Hugging Face hub; the embedded mail model if absent
+    /// GGUF, safetensors or PyTorch file, or OWNER/REPO[:FILE] on the Hugging Face hub; the embedded mail model if absent
     #[arg(long, global = true, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Vocabulary file (.txt or .json) instead of the model's own; safetensors files have none
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) vocab: Option<PathBuf>,
+    /// LoRA of RWKV-PEFT (.pth or safetensors) to add to the weights
+    #[arg(long, global = true, value_name = "FILE", requires = "alpha")]
+    lora: Option<PathBuf>,
+    /// Scale of the LoRA: it is multiplied by this over its rank
+    #[arg(long, global = true, value_name = "X", requires = "lora", value_parser = arguments::finite)]
+    alpha: Option<f32>,
     /// Threads; the physical cores if absent
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -98,13 +104,13 @@ impl Args {
     /// These options with another model, if one is given.
     pub(crate) fn with_model(&self, path: Option<&Path>) -> Self {
         let model = path.map(Path::to_owned).or_else(|| self.model.clone());
-        Self { model, vocab: self.vocab.clone(), ..*self }
+        Self { model, vocab: self.vocab.clone(), lora: self.lora.clone(), ..*self }
     }
 
     /// These options with files in the place of names.
     pub(crate) fn local(&self) -> Result<Self> {
         let local = |path: &Option<PathBuf>| path.as_deref().map(hub::local).transpose();
-        Ok(Self { model: local(&self.model)?, vocab: local(&self.vocab)?, ..*self })
+        Ok(Self { model: local(&self.model)?, vocab: local(&self.vocab)?, lora: local(&self.lora)?, ..*self })
     }
 
     /// What is in the file of the model.
@@ -112,10 +118,14 @@ impl Args {
         &self,
         open: fn(&Path) -> web_rwkv_gguf::Result<Checkpoint>,
     ) -> Result<Checkpoint> {
-        Ok(match &self.model {
+        let mut checkpoint = match &self.model {
             Some(path) => open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
-        })
+        };
+        if let (Some(path), Some(alpha)) = (&self.lora, self.alpha) {
+            checkpoint.merge_lora(path, alpha)?;
+        }
+        Ok(checkpoint)
     }
 }
 

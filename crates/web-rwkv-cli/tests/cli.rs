@@ -150,11 +150,13 @@ fn wrong_usage_exits_with_2() {
         bad(args, b"", 2);
     }
     let level = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["info", "--simd", "mmx"], "expected one that this machine has: scalar"),
         (&["info", "--simd", level], "expected one that this machine has: scalar"),
         (&["info", "--threads", "0"], "0 is not in 1..=1024"),
         (&["info", "--threads", "1025"], "1025 is not in 1..=1024"),
+        (&["info", "--lora", "x.pth"], "--alpha <X>"),
+        (&["info", "--alpha", "8"], "--lora <FILE>"),
         (&["generate", "a", "--temperature", "nan"], "expected a number from 0 on"),
         (&["generate", "a", "--temperature", "-1"], "expected a number from 0 on"),
         (&["generate", "a", "--top-p", "2"], "expected a number from 0 to 1"),
@@ -225,6 +227,33 @@ fn info_tells_sizes() {
     let vocab = written("vocabulary.txt", b"1 'a' 1\n");
     let text = String::from_utf8(good(&["info", "--vocab", &vocab], b"")).unwrap();
     assert!(text.contains(&format!("8192 tokens, in {vocab}")), "{text}");
+}
+
+/// Models that `make test` writes: skipped where it did not.
+#[test]
+fn info_tells_the_version() {
+    let Some(witness) = std::env::var_os("WITNESS_DIR") else {
+        return eprintln!("skipped: no witness (make test writes it)");
+    };
+    for (file, version) in [("v4", "RWKV-4"), ("v5_0", "RWKV-5"), ("v6", "RWKV-6")] {
+        let path = Path::new(&witness).join(format!("versions/{file}.safetensors"));
+        let line = &json(&good(&["info", "--json", path.to_str().unwrap()], b""))[0];
+        assert_eq!((line["version"].as_str(), line["layers"].as_u64()), (Some(version), Some(4)));
+    }
+}
+
+#[test]
+fn tuned_files_that_do_not_fit_are_named() {
+    let model = models().join("rwkv7-mail-q4_k_m.gguf");
+    let model = model.to_str().unwrap();
+    for (args, expected) in [
+        (["info", "--alpha", "8", "--lora", model], "expected a LoRA in safetensors or PyTorch's .pth"),
+        (["info", "--alpha", "8", "--lora", "/nope"], "/nope: "),
+        (["generate", "a", "--state", model, "--json"], "expected a state of RWKV"),
+    ] {
+        let stderr = bad(&args, b"", 1);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import reference_forward  # noqa: E402
 import witness_models  # noqa: E402
+import witness_versions  # noqa: E402
 
 COMMAND = os.environ.get("WEB_RWKV", str(ROOT / "target/debug/web-rwkv"))
 LLAMA = os.environ.get("LLAMA_PYTHON", sys.executable)
@@ -250,10 +251,19 @@ def test_the_mix(model: Path) -> None:
     path = model / "mix.gguf"
     run("quantize", model / "random.gguf", path, "--type", "q4_mix", "--tensor", "blocks.1.att=q8_0")
     formats = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    finer = {"token_embd.weight", "output.weight", "blk.0.time_mix_value.weight", "blk.2.time_mix_output.weight"}
+    finer = {
+        "token_embd.weight",
+        "output.weight",
+        "blk.0.time_mix_value.weight",
+        "blk.2.time_mix_output.weight",
+    }
     assert {formats[name] for name in finer} == {"Q5_K"}
-    assert {formats[f"blk.{i}.channel_mix_{c}.weight"] for i in range(3) for c in ("key", "value")} == {"Q4_K"}
-    assert {formats[f"blk.1.time_mix_{c}.weight"] for c in ("key", "value", "receptance", "output")} == {"Q8_0"}
+    assert {formats[f"blk.{i}.channel_mix_{c}.weight"] for i in range(3) for c in ("key", "value")} == {
+        "Q4_K"
+    }
+    assert {formats[f"blk.1.time_mix_{c}.weight"] for c in ("key", "value", "receptance", "output")} == {
+        "Q8_0"
+    }
     assert {formats[f"blk.{i}.time_mix_{c}1.weight"] for i in range(3) for c in "wavg"} == {"F32"}
 
 
@@ -275,6 +285,24 @@ def test_llama_agrees_on_what_convert_writes(model: Path, kind: str, bound: floa
     forward = reference_forward.Model(tensors, np.float64)
     want, found = np.array([forward.forward(t) for t in ids]), np.load(model / "logits.npy")
     assert ((found - want) ** 2).sum() / (want**2).sum() < bound
+
+
+def test_rwkv_6_goes_to_llama_and_back(tmp_path: Path) -> None:
+    official = witness_versions.random_model("v6", 64, np.random.default_rng(7))
+    save_file(official, tmp_path / "v6.safetensors")
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("".join(f"{i} {bytes([i])!r} 1\n" for i in range(1, 64)), encoding="utf-8")
+    run("convert", tmp_path / "v6.safetensors", tmp_path / "v6.gguf", "--vocab", vocab)
+    run("convert", tmp_path / "v6.gguf", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == official.keys()
+    for name, x in official.items():
+        np.testing.assert_array_equal(back[name], x, name)
+    ids = [int(t) for t in np.random.default_rng(8).integers(1, 64, 40)]
+    llama(LOGITS, tmp_path / "v6.gguf", tmp_path / "logits.npy", ",".join(map(str, ids)))
+    forward = reference_forward.Model(official, np.float64)
+    want, found = np.array([forward.forward(t) for t in ids]), np.load(tmp_path / "logits.npy")
+    assert ((found - want) ** 2).sum() / (want**2).sum() < 1e-9
 
 
 def test_a_trained_model_still_reverses_digits(model: Path) -> None:

@@ -1,4 +1,4 @@
-//! Run RWKV language models from GGUF and safetensors files.
+//! Run RWKV language models from GGUF, safetensors and PyTorch files.
 //!
 //! A model is opened once and shared; the recurrent state of each sequence is a value of its own. Clone it
 //! to fork the sequence, save it, or take its buffer.
@@ -38,6 +38,8 @@ mod generate;
 mod gpu;
 mod importance;
 pub mod load;
+#[cfg(test)]
+mod lockstep;
 mod model;
 mod ops;
 mod quantize;
@@ -53,7 +55,8 @@ pub use extract::{ExtractOptions, Extracted, Extraction, Field, Timings};
 pub use generate::Generation;
 pub use gpu::{Device, DeviceInfo, OpTime, Tier, devices};
 pub use importance::importance;
-pub use model::{Model, ModelInfo, ModelVersion, Options};
+pub use load::ModelVersion;
+pub use model::{Model, ModelInfo, Options};
 pub use quantize::Scheme;
 pub use sampler::{Sampler, SamplerOptions};
 pub use state::State;

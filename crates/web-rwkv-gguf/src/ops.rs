@@ -4,6 +4,7 @@
 use crate::{Result, batch::Sequence, format::Format, load::Bytes, state::State};
 
 /// A weight matrix in the bytes of its file: `rows` rows of `columns` values.
+#[derive(Clone)]
 pub(crate) struct FileMatrix {
     pub(crate) format: Format,
     pub(crate) rows: usize,
@@ -31,6 +32,8 @@ pub(crate) enum Kind {
     Input,
     /// Logits.
     Output,
+    /// What an executor may need on the way through an operation, and nobody afterwards.
+    Scratch,
 }
 
 /// Weight and bias of a layer norm or group norm.
@@ -74,6 +77,36 @@ pub(crate) struct Heads<O: Ops + ?Sized> {
     pub(crate) v_first: O::Acts,
     /// v2 ·; σ(v0 + nu) is how far v goes to `v_first`.
     pub(crate) nu: O::Acts,
+}
+
+/// The token shift of RWKV-6, which depends on the token: for w, k, v, r and g.
+pub(crate) struct Ddlerp<O: Ops + ?Sized> {
+    pub(crate) mix: [O::Vector; 5],
+    pub(crate) w2: [O::Matrix; 5], // [C, r]
+}
+
+/// The decay and the bonus of RWKV-5 and 6, and the norm of what they make.
+pub(crate) struct Wkv6<O: Ops + ?Sized> {
+    pub(crate) w0: O::Vector,
+    pub(crate) u: O::Vector,
+    pub(crate) ln_x: Norm<O>,
+}
+
+/// What the recurrence of RWKV-5 and 6 reads, each `[T, C]`.
+pub(crate) struct Rkv<'a, O: Ops + ?Sized> {
+    pub(crate) r: &'a O::Acts,
+    pub(crate) k: &'a O::Acts,
+    pub(crate) v: &'a O::Acts,
+    /// The part of the decay that depends on the token; RWKV-5 has none.
+    pub(crate) w: Option<&'a O::Acts>,
+    /// RWKV-5.0 has none.
+    pub(crate) g: Option<&'a O::Acts>,
+}
+
+/// The bonus and the decay of RWKV-4.
+pub(crate) struct Wkv4<O: Ops + ?Sized> {
+    pub(crate) u: O::Vector,
+    pub(crate) w: O::Vector,
 }
 
 /// Which of the two token shifts of a layer.
@@ -193,5 +226,49 @@ pub(crate) trait Ops {
         rows: &[usize],
         x: &Self::Acts,
         y: &mut Self::Acts,
+    );
+
+    /// For each of the five `y = h + (mix + w2 low)(before − h)`, where `before` is h of the token before.
+    fn ddlerp(
+        &self,
+        b: &mut Self::Batch<'_>,
+        p: &Ddlerp<Self>,
+        h: &Self::Acts,
+        before: &Self::Acts,
+        low: &[Self::Acts; 5],
+        y: &mut [Self::Acts],
+    );
+
+    /// Per head, token after token, `y = (S + v (u k)ᵀ) r`, then `S = S diag(w) + v kᵀ`, with
+    /// `w = exp(−exp(w0 + t.w))`; then `y = norm(y) silu(g)`, without g `y = norm(y)`.
+    fn wkv6(
+        &self,
+        b: &mut Self::Batch<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Self::Acts,
+    );
+
+    /// Per channel, token after token, `y = r (a + e^(u + k) v) / (b + e^(u + k))`, then `a = e^w a + e^k v` and
+    /// `b = e^w b + e^k`. The state's rows are a and b over `e^top`, and top.
+    fn wkv4(
+        &self,
+        b: &mut Self::Batch<'_>,
+        layer: usize,
+        p: &Wkv4<Self>,
+        rkv: [&Self::Acts; 3],
+        y: &mut Self::Acts,
+    );
+
+    /// `x = (x + g y) scale`.
+    fn add_gated(
+        &self,
+        b: &mut Self::Batch<'_>,
+        g: &Self::Acts,
+        y: &Self::Acts,
+        scale: f32,
+        x: &mut Self::Acts,
     );
 }

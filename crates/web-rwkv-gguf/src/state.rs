@@ -10,20 +10,23 @@ use std::{
 use crate::{
     Error, Result,
     gpu::{Mapped, Slot},
+    load::ModelVersion,
 };
 
 const MAGIC: &[u8; 8] = b"RWKVSTAT";
 const VERSION: u32 = 1;
-/// Layout tag of RWKV-7: `[L, N + 2, C]`, see [`State`].
-const LAYOUT: u32 = 7;
+/// RWKV-4's largest exponent before any token: less than any exponent of a token.
+const LOWEST: f32 = -1e38;
 const HEADER: usize = 8 + 4 + 4 + 8 + 3 * 4;
 
 /// The recurrent state of one sequence.
 ///
 /// An f32 buffer `[L, N + 2, C]`, C fastest: for each layer row 0 is the token shift of the time mix
 /// (its input after ln1), rows 1 to N are the WKV state (row = key index j, column = head · N + value
-/// index i; the official PyTorch state is `S[head][i][j]`), row N + 1 is the token shift of the channel
-/// mix (its input after ln2).
+/// index i; RWKV-7's official PyTorch state is `S[head][i][j]`, that of RWKV-5 and 6 `S[head][j][i]`), row
+/// N + 1 is the token shift of the channel mix (its input after ln2).
+///
+/// RWKV-4 has `[L, 5, C]`: rows 1 to 3 are `aa`, `bb` and `pp`, which starts at -1e38.
 ///
 /// A model that runs on a GPU leaves it there; it is fetched when it is looked at.
 #[derive(Clone)]
@@ -69,6 +72,8 @@ impl PartialEq for State {
 /// Which model a state belongs to, and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateShape {
+    /// Its layout too, and the tag of that in a file.
+    pub(crate) version: ModelVersion,
     pub(crate) fingerprint: u64,
     pub(crate) layers: usize,
     pub(crate) head_size: usize,
@@ -77,7 +82,10 @@ pub(crate) struct StateShape {
 
 impl StateShape {
     fn rows(&self) -> usize {
-        self.head_size.saturating_add(2) // it may stand in a file, where it may be anything
+        match self.version {
+            ModelVersion::V4 => 5,
+            _ => self.head_size.saturating_add(2), // it may stand in a file, where it may be anything
+        }
     }
 
     fn len(&self) -> Option<usize> {
@@ -87,14 +95,20 @@ impl StateShape {
 
 impl fmt::Display for StateShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "model {:016x} of {} layers, width {}", self.fingerprint, self.layers, self.channels)
+        let Self { version, fingerprint, layers, channels, .. } = self;
+        write!(f, "model {fingerprint:016x}, {version} of {layers} layers, width {channels}")
     }
 }
 
 impl State {
-    /// The state before any token: zeros.
+    /// The state before any token: zeros, but for RWKV-4's largest exponents.
     pub(crate) fn zero(shape: StateShape) -> Self {
-        Self { data: OnceLock::new(), slot: None, shape }
+        let mut state = Self { data: OnceLock::new(), slot: None, shape };
+        if shape.version == ModelVersion::V4 {
+            state.data = OnceLock::from(Floats::Owned(vec![0.0; state.len()]));
+            (0..shape.layers).for_each(|i| state.layer(i).1[2 * shape.channels..].fill(LOWEST));
+        }
+        state
     }
 
     /// A state of these contents, which are as many as it has.
@@ -108,7 +122,7 @@ impl State {
         self.shape.len().expect("the sizes of an open model, or of what was read, fit in memory")
     }
 
-    /// Whether the state is known to be that before any token.
+    /// Whether the state is known to be zeros.
     pub(crate) fn is_zero(&self) -> bool {
         self.slot.is_none() && self.data.get().is_none()
     }
@@ -142,7 +156,7 @@ impl State {
         self.shape
     }
 
-    /// The buffer, `[L, N + 2, C]`; one that is on a GPU is fetched once.
+    /// The buffer, `[L, N + 2, C]`, RWKV-4's `[L, 5, C]`; one that is on a GPU is fetched once.
     ///
     /// # Errors
     /// For a GPU that was lost.
@@ -169,7 +183,7 @@ impl State {
         })
     }
 
-    /// The sizes `[L, N + 2, C]`.
+    /// The sizes `[L, N + 2, C]`; RWKV-4's `[L, 5, C]`.
     pub fn dims(&self) -> [usize; 3] {
         [self.shape.layers, self.shape.rows(), self.shape.channels]
     }
@@ -187,7 +201,7 @@ impl State {
         Ok(())
     }
 
-    /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]`, channel-mix shift `[C]`.
+    /// The rows of a layer: time-mix shift `[C]`, WKV state `[N, C]` (RWKV-4's `[3, C]`), channel-mix shift `[C]`.
     pub(crate) fn layer(&mut self, layer: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
         let (rows, c) = (self.shape.rows(), self.shape.channels);
         let Some(Floats::Owned(data)) = self.data.get_mut() else {
@@ -209,7 +223,7 @@ impl State {
         let mut out = Vec::with_capacity(HEADER + 4 * data.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.extend(LAYOUT.to_le_bytes());
+        out.extend(self.shape.version.number().to_le_bytes());
         out.extend(self.shape.fingerprint.to_le_bytes());
         for n in [self.shape.layers, self.shape.head_size, self.shape.channels] {
             out.extend((n as u32).to_le_bytes());
@@ -236,10 +250,11 @@ impl State {
         if u32_at(8) != VERSION {
             return invalid("version", VERSION.to_string(), u32_at(8).to_string());
         }
-        if u32_at(12) != LAYOUT {
-            return invalid("layout", LAYOUT.to_string(), u32_at(12).to_string());
-        }
+        let Some(version) = ModelVersion::ALL.iter().copied().find(|v| v.number() == u32_at(12)) else {
+            return invalid("layout", "that of RWKV-4 to 7".into(), u32_at(12).to_string());
+        };
         let shape = StateShape {
+            version,
             fingerprint: u64::from_le_bytes(header[16..24].try_into().expect("8 bytes")),
             layers: u32_at(24) as usize,
             head_size: u32_at(28) as usize,

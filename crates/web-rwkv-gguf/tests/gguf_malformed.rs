@@ -224,13 +224,17 @@ fn sound_files_open() {
 
 #[test]
 fn fused_vectors_come_apart() {
-    let file = Gguf::sound().append("blk.1.time_mix_lerp_fused.weight", &[8, 1, 1, 6], 0, 6 * 32);
-    let first = (file.data - 6 * 32) as u8;
-    let file = read(file.bytes()).unwrap();
-    for (i, letter) in "rwkvag".chars().enumerate() {
-        let x = &file.tensors[&format!("blocks.1.att.x_{letter}")];
-        assert_eq!((&x.shape[..], x.data.len()), (&[8][..], 32));
-        assert_eq!(x.data[0].wrapping_sub(first), (i as u8) * 32, "x_{letter}");
+    for (arch, letters, stem) in [("rwkv7", "rwkvag", "x"), ("rwkv6", "wkvrg", "time_maa")] {
+        let count = letters.len();
+        let file = Gguf::sound().key("general.architecture", STRING, text(arch));
+        let file = file.append("blk.1.time_mix_lerp_fused.weight", &[8, 1, 1, count as u64], 0, count * 32);
+        let first = (file.data - count * 32) as u8;
+        let file = read(file.bytes()).unwrap();
+        for (i, letter) in letters.chars().enumerate() {
+            let x = &file.tensors[&format!("blocks.1.att.{stem}_{letter}")];
+            assert_eq!((&x.shape[..], x.data.len()), (&[8][..], 32));
+            assert_eq!(x.data[0].wrapping_sub(first), (i as u8) * 32, "{stem}_{letter}");
+        }
     }
 }
 
@@ -261,13 +265,13 @@ fn tokens_are_bytes() {
 fn start_of_the_file() {
     let sound = Gguf::sound;
     check(vec![
-        ("Invalid", "content: expected GGUF or safetensors, found an empty file", vec![]),
+        ("Invalid", "content: expected GGUF, safetensors or PyTorch's .pth, found an empty file", vec![]),
         (
             "Invalid",
-            "content: expected GGUF or safetensors, found a file that starts with \"G\"",
+            "content: expected GGUF, safetensors or PyTorch's .pth, found a file that starts with \"G\"",
             b"G".to_vec(),
         ),
-        ("Invalid", "content: expected GGUF or safetensors, found a zip archive", b"PK\x03\x04....".to_vec()),
+        ("Invalid", "zip archive: expected a directory of entries", b"PK\x03\x04....".to_vec()),
         ("Invalid", "content: ", sound().edit(|f| f.magic = *b"GGML").bytes()),
         ("Invalid", "version: expected 4 bytes, found 0", b"GGUF".to_vec()),
         ("Invalid", "version: expected 2 or 3, found 0", sound().edit(|f| f.version = [0; 4]).bytes()),
@@ -329,7 +333,16 @@ fn keys_that_are_read() {
     check(vec![
         ("Missing", "key `general.architecture`", Gguf::sound().without("general.architecture").bytes()),
         ("UnsupportedModel", "architecture `llama`", set("general.architecture", STRING, &text("llama"))),
-        ("UnsupportedModel", "architecture `rwkv6`", set("general.architecture", STRING, &text("rwkv6"))),
+        ("UnsupportedModel", "architecture `rwkv6qwen2`", {
+            set("general.architecture", STRING, &text("rwkv6qwen2"))
+        }),
+        ("UnsupportedModel", "tensor `blk.0.time_mix_w0.weight`, which is no part of RWKV-6", {
+            let six = Gguf::sound().key("general.architecture", STRING, text("rwkv6"));
+            six.append("blk.0.time_mix_w0.weight", &[8], 0, 32).bytes()
+        }),
+        ("Invalid", "key `rwkv7.rescale_every_n_layers`: expected a number above -1, found -1", {
+            set("rwkv7.rescale_every_n_layers", I32, &[255; 4])
+        }),
         ("UnsupportedModel", "architecture `arwkv7`", set("general.architecture", STRING, &text("arwkv7"))),
         ("Invalid", "key `general.architecture`: expected a string, found an integer", {
             set("general.architecture", U32, &[7; 4])

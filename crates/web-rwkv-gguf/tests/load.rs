@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use safetensors::{Dtype, tensor::TensorView};
-use web_rwkv_gguf::{Error, load::Checkpoint};
+use web_rwkv_gguf::{Error, ModelVersion, load::Checkpoint};
 
 /// A file with tensors of f32 that count up from 0.
 fn file(tensors: &[(&str, &[usize])]) -> Vec<u8> {
@@ -85,13 +85,78 @@ fn fla_names() {
     }
 }
 
+/// Files of RWKV-6 as it was trained, as web-rwkv's converter and as transformers have it.
+#[test]
+fn names_and_turns_of_rwkv_6() {
+    let trained = [
+        ("emb.weight", &[2, 3][..]),
+        ("blocks.0.att.time_maa_x", &[1, 1, 3]),
+        ("blocks.0.att.time_maa_w1", &[3, 10]),
+        ("blocks.0.att.time_maa_w2", &[5, 2, 3]),
+        ("blocks.0.att.time_decay", &[1, 1, 3]),
+        ("blocks.0.att.time_decay_w1", &[3, 2]),
+        ("blocks.0.att.time_faaaa", &[1, 3]),
+        ("blocks.0.ffn.time_maa_r", &[1, 1, 3]),
+    ];
+    let turned = trained.map(|(name, shape)| {
+        let mut shape = shape.to_vec();
+        if name.ends_with(['1', '2']) {
+            let last = shape.len() - 1;
+            shape.swap(last - 1, last);
+        }
+        (name.replace("time_maa", "time_mix").replace("time_faaaa", "time_first"), shape)
+    });
+    let turned: Vec<_> = turned.iter().map(|(name, shape)| (&name[..], &shape[..])).collect();
+    let part = |name: &str| name.replace("emb.", "rwkv.embeddings.").replace("blocks.", "rwkv.blocks.");
+    let hugging = trained.map(|(name, shape)| (part(name).replace(".att.", ".attention."), shape));
+    let hugging = hugging.each_ref().map(|(name, shape)| (name.replace(".ffn.", ".feed_forward."), *shape));
+    let hugging: Vec<_> = hugging.iter().map(|(name, shape)| (&name[..], *shape)).collect();
+    for names in [&trained[..], &turned, &hugging] {
+        let file = read(file(names)).unwrap();
+        assert_eq!((file.version, file.head_size, file.tensors.len()), (ModelVersion::V6, Some(3), 8));
+        let (shape, w1) = values(&file, "blocks.0.att.time_maa_w1");
+        let same = std::ptr::eq(names, &turned[..]);
+        assert_eq!((shape, w1[1]), (vec![10, 3], if same { 1.0 } else { 10.0 }));
+        let (shape, w2) = values(&file, "blocks.0.att.time_maa_w2");
+        assert_eq!(
+            (shape, w2[1], w2[7]),
+            (vec![5, 3, 2], if same { 1.0 } else { 3.0 }, if same { 7.0 } else { 9.0 })
+        );
+        assert_eq!(file.tensors["blocks.0.att.time_decay_w1"].shape, [2, 3]);
+        assert_eq!(values(&file, "blocks.0.att.time_faaaa"), (vec![3], vec![0., 1., 2.]));
+    }
+}
+
+#[test]
+fn names_of_rwkv_4_and_5() {
+    let official = |names: &[&str]| -> Checkpoint {
+        let names: Vec<_> = names.iter().map(|name| (*name, &[4][..])).collect();
+        read(file(&names)).unwrap()
+    };
+    let four =
+        official(&["rwkv.blocks.0.attention.time_decay", "rwkv.blocks.0.attention.time_mix_receptance"]);
+    assert_eq!(four.version, ModelVersion::V4);
+    assert!(four.tensors.contains_key("blocks.0.att.time_mix_r"));
+    let five =
+        ["time_decay", "time_mix_gate", "ln_x.bias"].map(|name| format!("rwkv.blocks.0.attention.{name}"));
+    let five = official(&[&five[0], &five[1], &five[2], "rwkv.blocks.0.pre_ln.weight"]);
+    assert_eq!(five.version, ModelVersion::V5);
+    for name in ["blocks.0.att.time_decay", "blocks.0.att.time_mix_g", "blocks.0.ln0.weight"] {
+        assert!(five.tensors.contains_key(name), "{name}");
+    }
+    // The logarithm that RWKV-5.0 and 5.1 store for each head, and what web-rwkv makes of 5.2's `time_faaaa`.
+    let first = |shape: &[usize]| {
+        let names = [("blocks.0.att.time_decay", shape), ("blocks.0.att.time_first", shape)];
+        let file = read(file(&[names[0], names[1], ("blocks.0.att.ln_x.bias", &[4])])).unwrap();
+        (file.head_size, file.tensors.contains_key("blocks.0.att.time_faaaa"))
+    };
+    assert_eq!(first(&[2]), (None, false));
+    assert_eq!(first(&[2, 2]), (Some(2), true));
+}
+
 #[test]
 fn other_safetensors() {
     let generation = |names: &[&str]| error(file(&names.iter().map(|n| (*n, &[2][..])).collect::<Vec<_>>()));
-    let (decay, first) = ("blocks.0.att.time_decay", "blocks.0.att.time_first");
-    assert_eq!(generation(&[decay, first]), "x.st: RWKV-4 is not supported");
-    assert_eq!(generation(&[decay, "blocks.0.att.ln_x.bias"]), "x.st: RWKV-5 is not supported");
-    assert_eq!(generation(&[decay, "blocks.0.att.time_maa_x"]), "x.st: RWKV-6 is not supported");
     assert!(generation(&["blocks.0.ffn.s_emb.weight"]).contains("`blocks.0.ffn.s_emb.weight`"));
     assert!(generation(&["blocks.0.att.x_"]).contains("`blocks.0.att.x_`"));
     assert!(generation(&["blk.0.attn_norm.bias"]).contains("`blk.0.attn_norm.bias`"));

@@ -66,7 +66,6 @@ impl StateDevice {
 /// Which RWKV a model is.
 #[pyclass(module = "web_rwkv_py", frozen, eq, eq_int, hash, from_py_object)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(dead_code, reason = "names that programs compare with; the engine runs V7")]
 pub(crate) enum ModelVersion {
     V4,
     V5,
@@ -95,18 +94,29 @@ pub(crate) struct ModelInfo {
     num_hidden: usize,
     /// Tokens in the vocabulary, V.
     num_vocab: usize,
-    /// Heads, H.
+    /// Heads, H; 1 for RWKV-4, which has none.
     num_head: usize,
-    /// Size of a head, N.
+    /// Size of a head, N; C for RWKV-4.
     head_size: usize,
 }
 
 impl ModelInfo {
     pub(crate) fn of(info: web_rwkv_gguf::ModelInfo) -> Self {
         let web_rwkv_gguf::ModelInfo {
-            num_layer, num_emb, num_hidden, num_vocab, num_head, head_size, ..
+            version,
+            num_layer,
+            num_emb,
+            num_hidden,
+            num_vocab,
+            num_head,
+            head_size,
         } = info;
-        let version = ModelVersion::V7;
+        let version = match version {
+            web_rwkv_gguf::ModelVersion::V4 => ModelVersion::V4,
+            web_rwkv_gguf::ModelVersion::V5 => ModelVersion::V5,
+            web_rwkv_gguf::ModelVersion::V6 => ModelVersion::V6,
+            _ => ModelVersion::V7,
+        };
         Self { version, num_layer, num_emb, num_hidden, num_vocab, num_head, head_size }
     }
 }

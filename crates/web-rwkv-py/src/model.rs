@@ -63,7 +63,7 @@ impl Open {
     }
 }
 
-/// A model: `Model(path)` opens a GGUF or safetensors file, told by its content.
+/// A model: `Model(path)` opens a GGUF, safetensors or PyTorch (.pth) file of RWKV-4 to 7, told by its content.
 ///
 /// Wherever tokens go, a text does too. `run` goes on from the live state; `embed`, `generate` and `extract`
 /// start from zeros, or from a state that they are given, and never touch the live one. All computations
@@ -72,7 +72,8 @@ impl Open {
 /// `quant`, `quant_nf4` and `quant_sf4` are numbers of layers, counted from the first, whose matrices are quantized
 /// at load if the file has them as floats: to Q8_0, and to IQ4_NL both, which stands for NF4 and SF4 with the 4-bit
 /// table that is computed on. Where they overlap the later one counts. `threads` is by default the number of physical
-/// cores. `vocab` is a vocabulary file for models that have none of their own.
+/// cores. `vocab` is a vocabulary file for models that have none of their own. `lora` is a LoRA of RWKV-PEFT (.pth or
+/// safetensors), which is added to the weights, times `alpha` over its rank, before any is quantized.
 ///
 /// `device` is "cpu", "gpu", "gpu:N" as `devices()` counts them, or "auto": what the environment variable
 /// WEB_RWKV_DEVICE says, and else a GPU if the machine has one and the CPU otherwise.
@@ -153,8 +154,10 @@ fn pooled(
 impl Model {
     #[new]
     #[pyo3(
-        signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device=Device::Auto, threads=None, vocab=None),
-        text_signature = "(path, quant=0, quant_nf4=0, quant_sf4=0, *, device='auto', threads=None, vocab=None)"
+        signature = (path, quant=0, quant_nf4=0, quant_sf4=0, *, device=Device::Auto, threads=None, vocab=None,
+                     lora=None, alpha=None),
+        text_signature = "(path, quant=0, quant_nf4=0, quant_sf4=0, *, device='auto', threads=None, vocab=None, \
+                          lora=None, alpha=None)"
     )]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
@@ -166,11 +169,22 @@ impl Model {
         #[pyo3(from_py_with = device)] device: Device,
         #[pyo3(from_py_with = number::threads)] threads: Option<u64>,
         vocab: Option<PathBuf>,
+        lora: Option<PathBuf>,
+        alpha: Option<f32>,
     ) -> PyResult<Self> {
         let device = in_environment(device).map_err(raise)?;
         let options = Options { threads: threads.map(|n| n as usize), device, ..Options::default() };
+        let lora = match (lora, alpha) {
+            (None, None) => None,
+            (Some(lora), Some(alpha)) => Some((lora, alpha)),
+            (Some(_), None) => return Err(request("alpha", "a number for the LoRA", "None")),
+            (None, Some(_)) => return Err(request("lora", "a file for alpha", "None")),
+        };
         let open = py.detach(|| {
             let mut checkpoint = Checkpoint::open(&path)?;
+            if let Some((lora, alpha)) = lora {
+                checkpoint.merge_lora(&lora, alpha)?;
+            }
             // Where two name a layer the later one has it, so it goes first: what is quantized stays.
             for (layers, format) in
                 [(quant_sf4, Format::IQ4NL), (quant_nf4, Format::IQ4NL), (quant, Format::Q8_0)]
@@ -212,13 +226,13 @@ impl Model {
         Ok(self.open()?.engine.gpu().map_or_else(|| "cpu".into(), |gpu| format!("gpu: {}", gpu.name)))
     }
 
-    /// The state before any token: zeros.
+    /// The state before any token: zeros (for RWKV-4 see `State`), or the trained one that the file has.
     fn init_state(&self) -> PyResult<State> {
         let open = self.open()?;
         Ok(State::of(&open, open.engine.init_state()))
     }
 
-    /// Sets the live state to zeros.
+    /// Sets the live state to that before any token.
     fn clear_state(&self, py: Python<'_>) -> PyResult<()> {
         let open = self.open()?;
         let clear = || {
@@ -238,7 +252,7 @@ impl Model {
     }
 
     /// Sets the live state to a copy of `state`, to an array as `state_from_numpy` takes it, or to what a file
-    /// that `State.save` wrote holds.
+    /// holds: one that `State.save` wrote, or a trained state (`blocks.N.att.time_state`, .pth or safetensors).
     fn load_state(&self, py: Python<'_>, state: Source) -> PyResult<()> {
         let open = self.open()?;
         let set = || {

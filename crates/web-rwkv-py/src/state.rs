@@ -16,7 +16,8 @@ use crate::{error::raise, info::StateDevice, model::Open};
 /// The recurrent state of one sequence, a value that never changes: f32 `[L, N + 2, C]`.
 ///
 /// For each layer row 0 is the token shift of the time mix, rows 1 to N are the WKV state (row = key index j,
-/// column = head * N + value index i), row N + 1 is the token shift of the channel mix.
+/// column = head * N + value index i), row N + 1 is the token shift of the channel mix. RWKV-4 has `[L, 5, C]`: rows
+/// 1 to 3 are aa, bb and pp, which starts at -1e38.
 ///
 /// States can be compared, copied and pickled; `bytes(state)` is what `save` writes, and `State(data)` reads it. One that
 /// is on a GPU is fetched once, when it is looked at.

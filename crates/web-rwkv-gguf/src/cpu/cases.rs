@@ -7,12 +7,14 @@ use super::*;
 use crate::{
     batch::Sequence,
     format::Format,
+    load::ModelVersion,
+    lockstep::{Peek, nmse},
     ops::Act::{self, *},
     state::{State, StateShape},
 };
 
 /// Sequences of (slot, length): one token, ragged with an empty one in permuted slots, enough for every tile.
-const SEQUENCES: [&[(usize, usize)]; 4] =
+pub(crate) const SEQUENCES: [&[(usize, usize)]; 4] =
     [&[(0, 1)], &[(2, 3), (0, 0), (1, 8)], &[(0, 12)], &[(1, 31), (3, 1), (0, 7), (2, 64)]];
 
 /// Fills what an operation must not touch.
@@ -28,7 +30,7 @@ fn levels() -> impl Iterator<Item = Cpu> {
     })
 }
 
-fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+pub(crate) fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.random_range(-1.0..1.0f32).powi(3) * 3.0).collect()
 }
 
@@ -37,7 +39,7 @@ fn acts(rng: &mut ChaCha8Rng, tokens: usize, width: usize) -> Acts {
 }
 
 /// Random blocks whose values are numbers of a common size.
-fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: usize) -> Matrix {
+pub(crate) fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: usize) -> Matrix {
     let (len, bytes) = (format.block_len(), format.block_bytes());
     let mut data = vec![];
     for _ in 0..rows * columns / len {
@@ -52,9 +54,14 @@ fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: usize) -> 
     Matrix { format, rows, columns, data: data.into() }
 }
 
-fn nmse(got: &[f32], want: &[f32]) -> f64 {
-    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).powi(2)).sum();
-    error / want.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().max(f64::MIN_POSITIVE)
+impl Peek for Cpu {
+    fn peek(&self, _: &mut Chunked<'_>, acts: &Acts) -> Vec<f32> {
+        acts.data.clone()
+    }
+
+    fn poke(&self, _: &mut Chunked<'_>, acts: &mut Acts, values: &[f32]) {
+        acts.data.copy_from_slice(values);
+    }
 }
 
 /// For operations that do not look at the sequences.
@@ -126,24 +133,42 @@ fn what_is_not_finite_stays_so() {
     }
 }
 
+/// The sequences of a chunk, and its tokens.
+pub(crate) fn sequences(sizes: &[(usize, usize)]) -> (Vec<Sequence>, usize) {
+    let mut start = 0;
+    let next = |&(slot, len): &(usize, usize)| {
+        start += len;
+        Sequence { slot, start: start - len, len }
+    };
+    (sizes.iter().map(next).collect(), start)
+}
+
+/// Random states of two layers.
+pub(crate) fn states(
+    rng: &mut ChaCha8Rng,
+    version: ModelVersion,
+    head_size: usize,
+    channels: usize,
+) -> Vec<State> {
+    let shape = StateShape { version, fingerprint: 0, layers: 2, head_size, channels };
+    let mut states: Vec<_> = (0..4).map(|_| State::zero(shape)).collect();
+    for state in &mut states {
+        state.set(floats(rng, state.len())).unwrap();
+        if version == ModelVersion::V4 {
+            // A sum of exponentials is not negative.
+            let (_, wkv, _) = state.layer(1);
+            wkv[channels..2 * channels].iter_mut().for_each(|b| *b = b.abs() + 0.1);
+        }
+    }
+    states
+}
+
 /// What a layer's operations between the products make of random activations.
 fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, first: bool) -> Vec<f32> {
     let rng = &mut ChaCha8Rng::seed_from_u64(seed);
     let (c, rank) = (heads * n, 32);
-    let mut tokens = 0;
-    let seqs: Vec<_> = sizes
-        .iter()
-        .map(|&(slot, len)| {
-            let seq = Sequence { slot, start: tokens, len };
-            tokens += len;
-            seq
-        })
-        .collect();
-    let shape = StateShape { fingerprint: 0, layers: 2, head_size: n, channels: c };
-    let mut states: Vec<_> = (0..4).map(|_| State::zero(shape)).collect();
-    for state in &mut states {
-        state.set(floats(rng, 2 * (n + 2) * c)).unwrap();
-    }
+    let (seqs, tokens) = sequences(sizes);
+    let mut states = states(rng, ModelVersion::V7, n, c);
     let mut norm = |eps| Norm::<Cpu> { weight: floats(rng, c), bias: floats(rng, c), eps };
     let (ln0, ln_x) = (norm(1e-5), norm(64e-5));
     let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..9)).collect();
@@ -187,7 +212,7 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
 }
 
 /// The same matrix of values around 0.03.
-fn small(w: Matrix) -> Matrix {
+pub(crate) fn small(w: Matrix) -> Matrix {
     let data = w.data.as_chunks::<4>().0.iter().flat_map(|b| (f32::from_le_bytes(*b) * 1e-3).to_le_bytes());
     Matrix { data: data.collect::<Vec<_>>().into(), ..w }
 }
@@ -203,6 +228,63 @@ fn everything_between_products() {
                 for cpu in levels() {
                     let nmse = nmse(&run(&cpu), &want);
                     assert!(nmse <= 1e-11, "{sizes:?} {heads} × {n} {}: {nmse:e}", cpu.level());
+                }
+            }
+        }
+    }
+}
+
+/// What the operations of RWKV-4 to 6 make of random activations; RWKV-5.0 has neither gate nor a decay that
+/// depends on the token.
+fn mix_before_v7(
+    cpu: &Cpu,
+    seed: u64,
+    sizes: &[(usize, usize)],
+    (heads, n): (usize, usize),
+    all: bool,
+) -> Vec<f32> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+    let (c, rank) = (heads * n, 32);
+    let (seqs, tokens) = sequences(sizes);
+    let (mut six, mut four) = (states(rng, ModelVersion::V6, n, c), states(rng, ModelVersion::V4, c, c));
+    let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
+    let [h, before, r, k, v, w, g] = [(); 7].map(|()| acts(rng, tokens, c));
+    let low = [(); 5].map(|()| acts(rng, tokens, rank));
+    let ddlerp = Ddlerp::<Cpu> {
+        mix: [(); 5].map(|()| floats(rng, c)),
+        w2: [(); 5].map(|()| small(matrix(rng, Format::F32, c, rank))),
+    };
+    let mut mixed = [(); 5].map(|()| blank());
+    let b = &mut Chunked { tokens: &[], seqs: &seqs, states: &mut six, rows: [&[]; 2] };
+    cpu.ddlerp(b, &ddlerp, &h, &before, &low, &mut mixed);
+
+    let ln_x = Norm::<Cpu> { weight: floats(rng, c), bias: floats(rng, c), eps: 64e-5 };
+    let p = Wkv6::<Cpu> { w0: floats(rng, c), u: floats(rng, c), ln_x };
+    let rkv = Rkv::<Cpu> { r: &r, k: &k, v: &v, w: all.then_some(&w), g: all.then_some(&g) };
+    let (mut y6, mut y4) = (blank(), blank());
+    cpu.wkv6(b, 1, &p, n, &rkv, &mut y6);
+
+    let p = Wkv4::<Cpu> { u: floats(rng, c), w: floats(rng, c).iter().map(|w| -w.exp()).collect() };
+    let b = &mut Chunked { tokens: &[], seqs: &seqs, states: &mut four, rows: [&[]; 2] };
+    cpu.wkv4(b, 1, &p, [&r, &k, &v], &mut y4);
+    let mut x = acts(rng, tokens, c);
+    cpu.add_gated(b, &g, &y4, 0.5, &mut x);
+
+    let acts = mixed.into_iter().chain([y6, y4, x]).flat_map(|acts| acts.data);
+    acts.chain(six.into_iter().chain(four).flat_map(|s| s.into_vec().unwrap())).collect()
+}
+
+#[test]
+fn everything_between_products_before_v7() {
+    let scalar = Cpu::new(Level::Scalar, 1);
+    for (seed, sizes) in SEQUENCES.iter().enumerate() {
+        for shape in [(1, 64), (3, 64), (2, 32), (2, 40), (8, 8)] {
+            for all in [true, false] {
+                let run = |cpu: &Cpu| mix_before_v7(cpu, seed as u64, sizes, shape, all);
+                let want = run(&scalar);
+                for cpu in levels() {
+                    let nmse = nmse(&run(&cpu), &want);
+                    assert!(nmse <= 1e-11, "{sizes:?} {shape:?} {}: {nmse:e}", cpu.level());
                 }
             }
         }

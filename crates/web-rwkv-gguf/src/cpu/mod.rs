@@ -3,7 +3,7 @@
 mod across;
 mod acts16;
 #[cfg(test)]
-mod cases;
+pub(crate) mod cases;
 mod dot;
 mod gemm;
 mod level;
@@ -13,17 +13,23 @@ mod pool;
 mod project;
 mod rows;
 mod scalar;
+mod wkv4;
+mod wkv6;
 mod wkv7;
 
 pub use level::Level;
 
 use crate::{
-    Result, format,
-    ops::{Chunked, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
+    Result,
+    batch::Sequence,
+    format,
+    ops::{
+        Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
+    },
     state::State,
 };
 use pool::Pool;
-use rows::{Decay, Keys, Mix, Residual, row};
+use rows::{AddGated, Decay, Keys, Mix, MixOf, Residual, row};
 
 /// Products of fewer operations than this are not worth waking other threads.
 const SMALL: usize = 1 << 15;
@@ -57,7 +63,7 @@ impl Matrix {
 }
 
 /// Activations `[T, width]`.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Acts {
     data: Vec<f32>,
     width: usize,
@@ -310,4 +316,64 @@ impl Ops for Cpu {
             self.norm(norm, x.row(t), y.row_mut(i));
         }
     }
+
+    fn ddlerp(
+        &self,
+        b: &mut Chunked<'_>,
+        p: &Ddlerp<Self>,
+        h: &Acts,
+        before: &Acts,
+        low: &[Acts; 5],
+        y: &mut [Acts],
+    ) {
+        let products = p.w2.iter().zip(low).zip(&mut *y);
+        let products = products.map(|((w, x), y)| Product { w, x, act: crate::ops::Act::Id, y });
+        self.project(b, &mut products.collect::<Vec<_>>());
+        let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
+        self.each(h.tokens(), 3 * y.len() * h.width, |t| {
+            for (y, mix) in y.iter().zip(&p.mix) {
+                // SAFETY: each task has tokens of its own.
+                let y = unsafe { y.part(t, 0, h.width) };
+                row(self.level, MixOf { mix, h: h.row(t), before: before.row(t), y });
+            }
+        });
+    }
+
+    fn wkv6(
+        &self,
+        b: &mut Chunked<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Acts,
+    ) {
+        wkv6::wkv6(self, b, layer, p, head_size, t, y);
+    }
+
+    fn wkv4(&self, b: &mut Chunked<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        wkv4::wkv4(self, b, layer, p, rkv, y);
+    }
+
+    fn add_gated(&self, _: &mut Chunked<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let x = x.shared();
+        self.each(y.tokens(), 3 * x.width, |t| {
+            // SAFETY: each task has tokens of its own.
+            let x = unsafe { x.part(t, 0, x.width) };
+            row(self.level, AddGated { g: g.row(t), y: y.row(t), scale, x });
+        });
+    }
+}
+
+/// The sequences that have tokens, and the WKV state of a layer of each.
+fn wkv_states(b: &mut Chunked<'_>, layer: usize) -> Vec<(Sequence, Shared<f32>)> {
+    let mut slots: Vec<_> = b.seqs.iter().filter(|seq| seq.len > 0).map(|seq| seq.slot).collect();
+    slots.sort_unstable();
+    assert!(slots.windows(2).all(|two| two[0] != two[1]), "a sequence has a state of its own");
+    let seqs = b.seqs.iter().filter(|seq| seq.len > 0);
+    seqs.map(|&seq| {
+        let (att, wkv, _) = b.states[seq.slot].layer(layer);
+        (seq, Shared::new(wkv, att.len()))
+    })
+    .collect()
 }

@@ -70,6 +70,44 @@ impl Row for Mix<'_> {
     }
 }
 
+/// `y = h + (m + y)(before − h)`
+pub(super) struct MixOf<'a> {
+    pub(super) mix: &'a [f32],
+    pub(super) h: &'a [f32],
+    pub(super) before: &'a [f32],
+    pub(super) y: &'a mut [f32],
+}
+
+impl Row for MixOf<'_> {
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let n = self.h.len();
+        let (mix, h, before, y) = (&self.mix[..n], self.h, &self.before[..n], &mut self.y[..n]);
+        for i in 0..n {
+            y[i] = h[i] + (mix[i] + y[i]) * (before[i] - h[i]);
+        }
+    }
+}
+
+/// `x = (x + g y) scale`
+pub(super) struct AddGated<'a> {
+    pub(super) g: &'a [f32],
+    pub(super) y: &'a [f32],
+    pub(super) scale: f32,
+    pub(super) x: &'a mut [f32],
+}
+
+impl Row for AddGated<'_> {
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let n = self.x.len();
+        let (g, y) = (&self.g[..n], &self.y[..n]);
+        for i in 0..n {
+            self.x[i] = (self.x[i] + g[i] * y[i]) * self.scale;
+        }
+    }
+}
+
 /// `w = exp(−e^-½ σ(w0 + w))`
 pub(super) struct Decay<'a> {
     pub(super) w0: &'a [f32],

@@ -8,6 +8,7 @@ use crate::{
 use super::{
     Acts, Cpu, Matrix,
     math::{Exact, Math},
+    wkv6,
 };
 
 /// Puts sums of a product through its activation and writes them.
@@ -64,6 +65,23 @@ pub(super) fn wkv7(seq: Sequence, h: &Head<'_>, s: &mut [f32], mut y: impl FnMut
                 *s = *s * w[j] + sa[i] * (kk[j] * a[j]) + v[i] * k[j];
             }
             out[i] = (0..h.n).map(|j| s[j * h.n + i] * r[j]).sum::<f32>();
+        }
+        y(t, &out);
+    }
+}
+
+/// `y = (S + v (u k)ᵀ) r`, `S = S diag(w) + v kᵀ` for one head of one sequence. `s` is Sᵀ, `[N, N]`.
+pub(super) fn wkv6(seq: Sequence, h: &wkv6::Head<'_>, s: &mut [f32], mut y: impl FnMut(usize, &[f32])) {
+    let (mut w, mut out) = (vec![0.0; h.n], vec![0.0; h.n]);
+    for t in seq.tokens() {
+        let [r, k, v, u] = h.rkvu(t);
+        h.decay::<Exact>(t, &mut w);
+        for i in 0..h.n {
+            out[i] = (0..h.n).map(|j| (s[j * h.n + i] + v[i] * u[j] * k[j]) * r[j]).sum::<f32>();
+            for j in 0..h.n {
+                let s = &mut s[j * h.n + i];
+                *s = *s * w[j] + v[i] * k[j];
+            }
         }
         y(t, &out);
     }

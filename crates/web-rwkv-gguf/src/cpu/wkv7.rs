@@ -10,7 +10,7 @@ use super::{
     level::{Kernel, Lanes, Vector, dispatch},
     math::{Exact, Fast, Math},
     rows::{Norm, ReadOut, Row},
-    scalar,
+    scalar, wkv_states,
 };
 
 #[allow(clippy::too_many_arguments)]
@@ -26,15 +26,7 @@ pub(super) fn wkv7(
 ) {
     let c = y.width;
     let heads = c / n;
-    let seqs: Vec<_> = b
-        .seqs
-        .iter()
-        .filter(|seq| seq.len > 0)
-        .map(|&seq| (seq, Shared::new(b.states[seq.slot].layer(layer).1, c)))
-        .collect();
-    let mut slots: Vec<_> = seqs.iter().map(|(seq, _)| seq.slot).collect();
-    slots.sort_unstable();
-    assert!(slots.windows(2).all(|two| two[0] != two[1]), "a sequence has a state of its own");
+    let seqs = wkv_states(b, layer);
     let y = y.shared();
     let work = t.r.tokens() * c * n * 8 / (seqs.len() * heads).max(1);
     cpu.each(seqs.len() * heads, work, |task| {

@@ -22,6 +22,7 @@ pub(super) enum Kernel {
     Shift {
         width: usize,
         mixes: usize,
+        keep: bool,
     },
     NormRows {
         width: usize,
@@ -40,7 +41,19 @@ pub(super) enum Kernel {
     Wkv7 {
         head_size: usize,
     },
+    Wkv6 {
+        head_size: usize,
+        decay: bool,
+        gate: bool,
+    },
+    Wkv4,
+    AddGated,
     CopyState,
+}
+
+impl Kernel {
+    /// Channels of a workgroup of `wkv4`.
+    pub(super) const WKV4_THREADS: usize = 64;
 }
 
 /// How many rows and tokens a workgroup takes, if the kernel leaves it open.
@@ -61,6 +74,9 @@ impl fmt::Display for Kernel {
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
             Self::Wkv7 { head_size } => write!(f, "wkv7 of {head_size}"),
+            Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
+            Self::Wkv4 => f.write_str("wkv4"),
+            Self::AddGated => f.write_str("add_gated"),
             Self::CopyState => f.write_str("copy_state"),
         }
     }
@@ -175,6 +191,18 @@ impl Kernels {
         (columns / CHUNK / 2).max(1).next_power_of_two().min(most)
     }
 
+    /// How the recurrence of a head is spread over threads: constants, and how many threads.
+    fn head(&self, head_size: usize, constants: &mut Vec<(&str, usize)>) -> usize {
+        // Threads of a part lie in one subgroup; a part is of whole vectors of four.
+        let fits = |parts: &usize| head_size.is_multiple_of(4 * parts) && *parts <= self.lanes;
+        let parts = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
+        let threads = head_size / 4 * parts;
+        let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
+        constants.extend([("N", head_size), ("PARTS", parts), ("TEAM", team)]);
+        constants.push(("BLOCK", (512 / head_size).max(1)));
+        threads
+    }
+
     /// The entry point and text of a kernel.
     fn source(&self, kernel: &Kernel) -> (&'static str, String) {
         let subgroups = self.tier >= Tier::Subgroup;
@@ -191,6 +219,7 @@ impl Kernels {
         };
         let store = include_str!("kernels/part/store.wgsl");
         let norm = include_str!("kernels/part/norm.wgsl");
+        let four = include_str!("kernels/part/four.wgsl");
         let job = include_str!("kernels/part/job.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
@@ -204,8 +233,8 @@ impl Kernels {
                 choice = ("embed_row", "t: Thread, row: u32, x: u32", "");
                 "embed"
             }
-            Kernel::Shift { width, mixes } => {
-                constants.extend([("WIDTH", *width), ("MIXES", *mixes)]);
+            Kernel::Shift { width, mixes, keep } => {
+                constants.extend([("WIDTH", *width), ("MIXES", *mixes), ("KEEP", usize::from(*keep))]);
                 parts.extend([thread, sum, norm, store, include_str!("kernels/shift.wgsl")]);
                 "shift"
             }
@@ -246,15 +275,24 @@ impl Kernels {
                 "project_many"
             }
             Kernel::Wkv7 { head_size } => {
-                // Threads of a part lie in one subgroup; a part is of whole vectors of four.
-                let fits = |parts: &usize| head_size % (4 * parts) == 0 && *parts <= self.lanes;
-                let parts_of_column = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
-                threads = head_size / 4 * parts_of_column;
-                let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
-                constants.extend([("N", *head_size), ("PARTS", parts_of_column), ("TEAM", team)]);
-                constants.push(("BLOCK", (512 / head_size).max(1)));
-                parts.extend([thread, include_str!("kernels/wkv7.wgsl")]);
+                threads = self.head(*head_size, &mut constants);
+                parts.extend([thread, four, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
+            }
+            Kernel::Wkv6 { head_size, decay, gate } => {
+                threads = self.head(*head_size, &mut constants);
+                constants.extend([("DECAY", usize::from(*decay)), ("GATE", usize::from(*gate))]);
+                parts.extend([thread, four, include_str!("kernels/wkv6.wgsl")]);
+                "wkv6"
+            }
+            Kernel::Wkv4 => {
+                threads = Kernel::WKV4_THREADS;
+                parts.extend([thread, store, include_str!("kernels/wkv4.wgsl")]);
+                "wkv4"
+            }
+            Kernel::AddGated => {
+                parts.extend([thread, include_str!("kernels/add_gated.wgsl")]);
+                "add_gated"
             }
             Kernel::CopyState => {
                 parts.push(include_str!("kernels/copy_state.wgsl"));
@@ -268,7 +306,10 @@ impl Kernels {
         if entry == "project_matrix" {
             head += "enable wgpu_cooperative_matrix;\n";
         }
-        head += if subgroups { "alias Input = f16;\n" } else { "alias Input = f32;\n" };
+        head += match subgroups {
+            true => "alias Input = f16;\nconst LARGEST: f32 = 65504.0;\n",
+            false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
+        };
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
         if !layouts.is_empty() {

@@ -194,7 +194,7 @@ fn codes<Q: Quant>(row: &[u8], out: &mut [u8]) {
         // SAFETY: portable bytes need no instructions.
         unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
         for (c, out) in out.chunks_exact_mut(3 * VECTOR).enumerate() {
-            out.iter_mut().zip(&codes[c]).for_each(|(to, q)| *to = q ^ 0x80);
+            out[..CHUNK].copy_from_slice(&codes[c]);
             for half in 0..2 {
                 let group = (CHUNK * c + 16 * half) / Q::GROUP;
                 let to = &mut out[CHUNK + 8 * half..][..8];

@@ -3,7 +3,10 @@
 //! All activations of a kind stand in one buffer, so do vectors, states and (up to the limit of a binding) weights:
 //! every kernel has the same bindings, and its parameters say where things are.
 
+mod before_v7;
 mod cache;
+#[cfg(test)]
+mod cases;
 mod device;
 mod kernel;
 mod layout;
@@ -30,7 +33,7 @@ use crate::{
     Error, Result,
     batch::Sequence,
     load::Checkpoint,
-    ops::{Act, Chunked, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Shift},
+    ops::{Act, Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
     state::State,
 };
 use cache::Cache;
@@ -47,7 +50,7 @@ const FEW: usize = 4;
 const BINDINGS: usize = 7;
 /// Products of a dispatch at most, and words of each.
 const JOBS: usize = 8;
-const JOB: usize = 14;
+const JOB: usize = 16;
 /// Tokens of a chunk, at first and at most: more at a time are quicker, but a submission must not run so long that a
 /// watchdog, or the screen, minds it.
 const CHUNKS: (usize, usize) = (256, 2048);
@@ -240,9 +243,11 @@ struct Arena {
 }
 
 /// A vector of weights, by its place.
+#[derive(Clone)]
 pub(crate) struct Vector(u32);
 
 /// A matrix: rows in one or more buffers of weights.
+#[derive(Clone)]
 pub(crate) struct Matrix {
     layout: Layout,
     rows: usize,
@@ -251,6 +256,7 @@ pub(crate) struct Matrix {
 }
 
 /// Rows `first..first + rows` of a matrix, in vectors from `at` on of a buffer.
+#[derive(Clone)]
 struct Piece {
     buffer: usize,
     at: u32,
@@ -259,6 +265,7 @@ struct Piece {
 }
 
 /// Activations `[T, width]`.
+#[derive(Clone)]
 pub(crate) struct Acts {
     kind: Kind,
     /// Width of the activations in front of it.
@@ -285,6 +292,7 @@ pub(crate) struct Batch<'a> {
     like: Option<Like>,
     /// Whether `recording` is ahead of the next chunk.
     ahead: bool,
+    submitted: bool,
     tokens: usize,
     sequences: usize,
     /// Where tokens stand in the table, and the number of each one's sequence; sequences are in front.
@@ -638,7 +646,7 @@ impl Gpu {
 
     /// Where activations begin in the buffer of their kind.
     fn place(&self, b: &Batch<'_>, acts: &Acts) -> u32 {
-        (acts.before * b.memory.acts[acts.kind as usize].rows) as u32
+        b.memory.acts.get(acts.kind as usize).map_or(0, |arena| (acts.before * arena.rows) as u32)
     }
 
     /// Records the copies of states that the batch begins with.
@@ -693,6 +701,8 @@ impl Gpu {
                     job.act,
                     job.bias.map_or(0, |v| v.0 + first),
                     job.other.map_or(0, |acts| self.place(b, acts) + first),
+                    job.other.map_or(0, |acts| acts.padded as u32),
+                    job.before.map_or(0, |acts| self.place(b, acts) + first),
                 ]);
                 groups += piece.rows.div_ceil(rows_of_group);
             }
@@ -727,12 +737,20 @@ struct Job<'a> {
     act: u32,
     bias: Option<&'a Vector>,
     other: Option<&'a Acts>,
+    before: Option<&'a Acts>,
+}
+
+impl<'a> Job<'a> {
+    fn new(w: &'a Matrix, x: &'a Acts, y: &'a Acts, act: Act) -> Self {
+        Self { w, x, y, act: number(act), bias: None, other: None, before: None }
+    }
 }
 
 /// Activations of products beyond [`Act`], as `part/job.wgsl` numbers them.
 const DECAY: u32 = 5;
 const GATE: u32 = 6;
 const RESIDUAL: u32 = 7;
+const LERP: u32 = 8;
 
 fn number(act: Act) -> u32 {
     match act {
@@ -793,12 +811,13 @@ impl Ops for Gpu {
 
     fn acts(&self, width: usize, kind: Kind) -> Acts {
         let padded = if kind == Kind::Input { padded(width) } else { width };
-        Acts { kind, before: self.widths[kind as usize].fetch_add(padded, Relaxed), width, padded, tokens: 0 }
+        let before = self.widths.get(kind as usize).map_or(0, |all| all.fetch_add(padded, Relaxed));
+        Acts { kind, before, width, padded, tokens: 0 }
     }
 
     fn resize(&self, b: &mut Batch<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
         acts.tokens = tokens;
-        let arena = &mut b.memory.acts[acts.kind as usize];
+        let Some(arena) = b.memory.acts.get_mut(acts.kind as usize) else { return Ok(()) };
         let width = self.widths[acts.kind as usize].load(Relaxed);
         if tokens > arena.rows || width > arena.width {
             assert!(b.recording.pass.is_none(), "activations are made before operations are recorded");
@@ -869,6 +888,7 @@ impl Ops for Gpu {
             recording,
             like,
             ahead: recorded,
+            submitted: false,
             tokens,
             sequences,
             tokens_at,
@@ -890,6 +910,7 @@ impl Ops for Gpu {
         self.context.queue.submit([commands]);
         b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
         b.recording.timed = timed; // for `end`
+        b.submitted = true;
         b.ahead = b.like.is_some();
         if b.ahead {
             // Tokens are put in when they are known.
@@ -899,11 +920,14 @@ impl Ops for Gpu {
         b.ahead
     }
 
-    fn end(&self, b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
+    fn end(&self, mut b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
+        if !b.submitted {
+            self.submit(&mut b, wanted);
+        }
         let Batch { mut memory, slots, states, mut recording, like, ahead, .. } = b;
         let context = &self.context;
         let timed = std::mem::take(&mut recording.timed);
-        if let Some(like) = like.filter(|_| ahead) {
+        if let Some(like) = like.filter(|_| ahead && recording.pass.is_some()) {
             let slots = slots.iter().map(|(_, slot)| slot.clone()).collect();
             let (commands, table, _) = self.finish(recording, &memory, wanted);
             memory.ahead = Some(Ahead { like, commands, table, slots });
@@ -966,7 +990,7 @@ impl Ops for Gpu {
         norm: &Norm<Self>,
         mix: &[Vector],
         x: &Acts,
-        _h: &mut Acts,
+        h: &mut Acts,
         y: &mut [Acts],
     ) {
         let dims = b.states[0].dims();
@@ -994,35 +1018,33 @@ impl Ops for Gpu {
             places[0],
             step(places.clone()),
             y[0].padded as u32,
+            self.place(b, h),
         ];
         self.dispatch(
             b,
             usize::MAX,
-            &Kernel::Shift { width: x.width, mixes: mixes.len() },
+            &Kernel::Shift { width: x.width, mixes: mixes.len(), keep: h.kind == Kind::Stream },
             &params,
             (b.tokens, 1),
         );
     }
 
     fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
-        let jobs: Vec<_> = products
-            .iter()
-            .map(|p| Job { w: p.w, x: p.x, y: p.y, act: number(p.act), bias: None, other: None })
-            .collect();
+        let jobs: Vec<_> = products.iter().map(|p| Job::new(p.w, p.x, p.y, p.act)).collect();
         self.products(b, &jobs);
     }
 
     fn gates(&self, b: &mut Batch<'_>, p: &Gates<Self>, _: usize, low: &[Acts; 4], t: &mut Heads<Self>) {
         let [lw, la, lg, lv] = low;
-        let job = |w, x, y, act, bias| Job { w, x, y, act, bias, other: None };
+        let job = |w, x, y| Job::new(w, x, y, Act::Id);
         let mut jobs = vec![
-            job(&p.w2, lw, &t.w, DECAY, Some(&p.w0)),
-            job(&p.a2, la, &t.a, GATE, Some(&p.a0)),
-            job(&p.g2, lg, &t.g, number(Act::Id), None),
+            Job { act: DECAY, bias: Some(&p.w0), ..job(&p.w2, lw, &t.w) },
+            Job { act: GATE, bias: Some(&p.a0), ..job(&p.a2, la, &t.a) },
+            job(&p.g2, lg, &t.g),
         ];
         if let Some((v0, v2)) = &p.v {
             let other = Some(&t.v_first);
-            jobs.push(Job { w: v2, x: lv, y: &t.v, act: RESIDUAL, bias: Some(v0), other });
+            jobs.push(Job { act: RESIDUAL, bias: Some(v0), other, ..job(v2, lv, &t.v) });
         }
         self.products(b, &jobs);
         b.keys = Some((p.k_k.0, p.k_a.0, p.v.is_none()));
@@ -1084,6 +1106,40 @@ impl Ops for Gpu {
         ];
         self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
     }
+
+    fn ddlerp(
+        &self,
+        b: &mut Batch<'_>,
+        p: &Ddlerp<Self>,
+        h: &Acts,
+        before: &Acts,
+        low: &[Acts; 5],
+        y: &mut [Acts],
+    ) {
+        self.lerps(b, p, h, before, low, y);
+    }
+
+    fn wkv6(
+        &self,
+        b: &mut Batch<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Acts,
+    ) {
+        self.record_wkv6(b, layer, p, head_size, t, y);
+    }
+
+    fn wkv4(&self, b: &mut Batch<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        self.record_wkv4(b, layer, p, rkv, y);
+    }
+
+    fn add_gated(&self, b: &mut Batch<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let [g, y, to] = [g, y, x].map(|acts| self.place(b, acts));
+        let params = [g, y, to, x.width as u32, scale.to_bits()];
+        self.dispatch(b, usize::MAX, &Kernel::AddGated, &params, (x.tokens, 1));
+    }
 }
 
 impl Ahead {
@@ -1122,7 +1178,10 @@ struct Needs {
 /// What the matrices of a checkpoint take, and about what a chunk of one sequence takes.
 fn needs(checkpoint: &Checkpoint) -> Needs {
     let matrices = checkpoint.tensors.values().filter_map(|t| match t.shape[..] {
-        [rows, columns] => Some((rows * Layout::of(t.format).stride(padded(columns)) * VECTOR) as u64),
+        [ref rows @ .., columns] if !rows.is_empty() => {
+            let stride = Layout::of(t.format).stride(padded(columns)) * VECTOR;
+            Some((rows.iter().product::<usize>() * stride) as u64)
+        }
         _ => None,
     });
     let size = |name: &str, axis: usize| {

@@ -11,7 +11,7 @@ use crate::{
     batch::{RnnInput, RnnInputBatch, RnnOption, RnnOutput},
     cpu::{Cpu, Level},
     format::Format,
-    load::{Checkpoint, Tensor},
+    load::{Checkpoint, ModelVersion, Tensor},
     model::Net,
     ops::Ops,
     state::{State, StateShape},
@@ -83,7 +83,13 @@ fn error(info: &DeviceInfo) -> Result<f64> {
 
 /// Hidden vectors of a token and then of 20, and the state.
 fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
-    let shape = StateShape { fingerprint: 0, layers: LAYERS, head_size: HEAD, channels: C };
+    let shape = StateShape {
+        version: ModelVersion::V7,
+        fingerprint: 0,
+        layers: LAYERS,
+        head_size: HEAD,
+        channels: C,
+    };
     let (mut states, mut output) = ([State::zero(shape)], RnnOutput(vec![vec![]]));
     for tokens in [vec![3], (0..20).collect()] {
         let batches = vec![RnnInputBatch::new(tokens, RnnOption::EmbedFull)];
@@ -144,16 +150,7 @@ pub(super) fn checkpoint() -> Checkpoint {
         add(format!("{layer}ffn.key.weight"), &[HIDDEN, C]);
         add(format!("{layer}ffn.value.weight"), &[C, HIDDEN]);
     }
-    Checkpoint {
-        file: "self-test".into(),
-        tensors,
-        vocab: None,
-        head_size: Some(HEAD),
-        layer_norm_eps: 1e-5,
-        block_count: Some(LAYERS),
-        embedding_length: Some(C),
-        keys: vec![],
-    }
+    Checkpoint { tensors, head_size: Some(HEAD), ..Checkpoint::empty("self-test") }
 }
 
 /// A number of 2^-6 to 2^-3, or its negative.

@@ -3,13 +3,13 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use super::{Bytes, Checkpoint, Dialect, Tensor};
+use super::{Bytes, Checkpoint, Dialect, ModelVersion, Tensor};
 use crate::{Error, Result, format::Format};
 
 /// Longest key or tensor name; the specification has 64 KiB for keys.
 const MAX_NAME: usize = 1 << 16;
 
-pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoint> {
+pub(super) fn read(checkpoint: &mut Checkpoint, bytes: &Bytes) -> Result<()> {
     let file = checkpoint.file.clone();
     let mut reader = Reader { file: &file, bytes, at: 4 };
     let version: u32 = reader.number("version")?;
@@ -23,8 +23,10 @@ pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoi
     let tensors: u64 = reader.number("number of tensors")?;
     let keys = Keys::read(&mut reader)?;
 
-    match keys.text("general.architecture")? {
-        Some("rwkv7") => {}
+    let architecture = keys.text("general.architecture")?;
+    checkpoint.version = match architecture {
+        Some("rwkv7") => ModelVersion::V7,
+        Some("rwkv6") => ModelVersion::V6,
         Some(other) => {
             let what = format!("architecture `{other}`");
             return Err(Error::UnsupportedModel { file: file.clone(), what });
@@ -32,11 +34,13 @@ pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoi
         None => {
             return Err(Error::Missing { file: file.clone(), thing: "key `general.architecture`".into() });
         }
-    }
-    checkpoint.block_count = keys.count("rwkv7.block_count")?;
-    checkpoint.embedding_length = keys.count("rwkv7.embedding_length")?;
-    checkpoint.head_size = keys.count("rwkv7.wkv.head_size")?;
-    if let Some(eps) = keys.float("rwkv7.attention.layer_norm_epsilon")? {
+    };
+    let key = |name: &str| format!("{}.{name}", architecture.unwrap_or_default());
+    checkpoint.block_count = keys.count(&key("block_count"))?;
+    checkpoint.embedding_length = keys.count(&key("embedding_length"))?;
+    checkpoint.head_size = keys.count(&key("wkv.head_size"))?;
+    checkpoint.rescale_every = keys.above(-1, &key("rescale_every_n_layers"))?.unwrap_or(0);
+    if let Some(eps) = keys.float(&key("attention.layer_norm_epsilon"))? {
         checkpoint.layer_norm_eps = eps;
     }
     checkpoint.vocab = vocab(&keys)?;
@@ -83,7 +87,7 @@ pub(super) fn read(mut checkpoint: Checkpoint, bytes: &Bytes) -> Result<Checkpoi
         (end, last) = (offset + size, name);
         checkpoint.add(Dialect::Gguf, name, Tensor { shape: shape.clone(), format: *format, data })?;
     }
-    Ok(checkpoint)
+    Ok(())
 }
 
 /// The description of a tensor.
@@ -252,16 +256,21 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A whole number above 0.
-    fn count(&self, key: &str) -> Result<Option<usize>> {
+    /// A whole number above `least`.
+    fn above(&self, least: i128, key: &str) -> Result<Option<usize>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(&Value::Integer(n)) => match usize::try_from(n) {
-                Ok(n) if n > 0 => Ok(Some(n)),
-                _ => Err(self.wrong(key, "a number above 0", n.to_string())),
+                Ok(size) if n > least => Ok(Some(size)),
+                _ => Err(self.wrong(key, &format!("a number above {least}"), n.to_string())),
             },
             Some(other) => Err(self.wrong(key, "an integer", other.kind())),
         }
+    }
+
+    /// A whole number above 0.
+    fn count(&self, key: &str) -> Result<Option<usize>> {
+        self.above(0, key)
     }
 
     /// A number above 0.

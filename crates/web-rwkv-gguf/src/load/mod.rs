@@ -2,11 +2,17 @@
 
 mod gguf;
 mod huge;
+mod lora;
+mod named;
 pub(crate) mod names;
+mod pickle;
+mod pth;
 mod safetensors;
+mod zip;
 
 use std::{
     collections::HashMap,
+    fmt,
     fs::File,
     io::{self, ErrorKind},
     ops::Range,
@@ -15,7 +21,44 @@ use std::{
 };
 
 use crate::{Error, Result, format::Format};
+use named::Named;
+pub(crate) use named::is_named;
 use names::{Dialect, Kind};
+
+/// Which RWKV a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ModelVersion {
+    /// RWKV-4.
+    V4,
+    /// RWKV-5.0, 5.1 and 5.2.
+    V5,
+    /// RWKV-6 (x060).
+    V6,
+    /// RWKV-7 (x070).
+    V7,
+}
+
+impl ModelVersion {
+    /// Every version.
+    pub(crate) const ALL: &[Self] = &[Self::V4, Self::V5, Self::V6, Self::V7];
+
+    /// 4 to 7.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V5 => 5,
+            Self::V6 => 6,
+            Self::V7 => 7,
+        }
+    }
+}
+
+impl fmt::Display for ModelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RWKV-{}", self.number())
+    }
+}
 
 /// The bytes of a file: mapped, or compiled into the program, or owned. Cloning shares them.
 #[derive(Clone)]
@@ -119,34 +162,37 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// An owned copy with rows and columns exchanged; for matrices of plain floats only.
+    /// An owned copy with the last two dimensions exchanged; for plain floats only.
     pub(crate) fn transposed(&self) -> Self {
-        fn turn<const B: usize>(data: &[u8], columns: usize) -> Vec<u8> {
-            let values = data.as_chunks::<B>().0;
+        fn turn<const B: usize>(data: &[u8], rows: usize, columns: usize) -> Vec<u8> {
             let mut out = Vec::with_capacity(data.len());
-            for x in 0..columns {
-                for value in values.iter().skip(x).step_by(columns) {
-                    out.extend_from_slice(value);
+            for matrix in data.as_chunks::<B>().0.chunks_exact(rows * columns) {
+                for x in 0..columns {
+                    for value in matrix.iter().skip(x).step_by(columns) {
+                        out.extend_from_slice(value);
+                    }
                 }
             }
             out
         }
-        let &[rows, columns] = &self.shape[..] else { return self.clone() };
+        let &[ref outer @ .., rows, columns] = &self.shape[..] else { return self.clone() };
         let data = match self.format.block_bytes() {
-            2 => turn::<2>(&self.data, columns),
-            _ => turn::<4>(&self.data, columns),
+            2 => turn::<2>(&self.data, rows, columns),
+            _ => turn::<4>(&self.data, rows, columns),
         };
-        Self { shape: vec![columns, rows], format: self.format, data: data.into() }
+        Self { shape: [outer, &[columns, rows]].concat(), format: self.format, data: data.into() }
     }
 }
 
 /// A model file, its tensors under the official names of RWKV: `blocks.0.att.w1`.
 ///
-/// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too; everything else is flat, `[C]`.
-/// Whether the tensors make up a model is not yet known.
+/// Matrices are `[out, in]`, those of the LoRAs (`w1`, `w2`, ...) too: `time_maa_w2` of RWKV-6 is `[5, C, rank]`.
+/// A trained state, `time_state`, is `[H, N, N]`; everything else is flat, `[C]`. Whether the tensors make up a model is not yet known.
 pub struct Checkpoint {
     /// Path of the file.
     pub file: String,
+    /// Whose names the tensors have.
+    pub version: ModelVersion,
     /// The tensors, by name.
     pub tensors: HashMap<String, Tensor>,
     /// The bytes of each token, if the file has a vocabulary; none for a token that no text has.
@@ -155,6 +201,9 @@ pub struct Checkpoint {
     pub head_size: Option<usize>,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
+    /// The residual stream is halved after each so many layers, because the weights behind them expect it; 0 for
+    /// never.
+    pub rescale_every: usize,
     /// Layers, where the file tells.
     pub block_count: Option<usize>,
     /// Channels, where the file tells.
@@ -178,30 +227,37 @@ impl Checkpoint {
 
     /// Reads a file from its bytes; `file` is for messages.
     pub fn from_bytes(file: &str, bytes: Bytes) -> Result<Self> {
-        let checkpoint = Self {
+        let mut checkpoint = Self::empty(file);
+        if bytes.starts_with(b"GGUF") {
+            gguf::read(&mut checkpoint, &bytes)?;
+        } else if let Some(named) = Named::read(file, &bytes)? {
+            checkpoint.version = named.version();
+            named.fill(&mut checkpoint)?;
+        } else {
+            let found = match &bytes[..bytes.len().min(4)] {
+                [] => "an empty file".into(),
+                start => format!("a file that starts with \"{}\"", start.escape_ascii()),
+            };
+            return Err(Error::invalid(file, "content", "GGUF, safetensors or PyTorch's .pth", found));
+        }
+        checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
+        Ok(checkpoint)
+    }
+
+    /// What a file of no tensors is.
+    pub(crate) fn empty(file: &str) -> Self {
+        Self {
             file: file.into(),
+            version: ModelVersion::V7,
             tensors: HashMap::new(),
             vocab: None,
             head_size: None,
             layer_norm_eps: 1e-5,
+            rescale_every: 0,
             block_count: None,
             embedding_length: None,
             keys: vec![],
-        };
-        let mut checkpoint = if bytes.starts_with(b"GGUF") {
-            gguf::read(checkpoint, &bytes)?
-        } else if bytes.get(8) == Some(&b'{') {
-            safetensors::read(checkpoint, &bytes)? // eight bytes of length, then JSON
-        } else {
-            let found = match &bytes[..bytes.len().min(4)] {
-                [] => "an empty file".into(),
-                b"PK\x03\x04" => "a zip archive, as PyTorch's .pth files are".into(),
-                start => format!("a file that starts with \"{}\"", start.escape_ascii()),
-            };
-            return Err(Error::invalid(file, "content", "GGUF or safetensors", found));
-        };
-        checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
-        Ok(checkpoint)
+        }
     }
 
     /// The checkpoint with another vocabulary.
@@ -213,32 +269,35 @@ impl Checkpoint {
 
     /// Takes in a tensor that a file calls `name`.
     fn add(&mut self, dialect: Dialect, name: &str, tensor: Tensor) -> Result<()> {
-        let (official, kind) = names::find(dialect, name).ok_or_else(|| Error::UnsupportedModel {
-            file: self.file.clone(),
-            what: format!(
-                "tensor `{name}`, which is no part of RWKV-7 (variants like DeepEmbed are not run),"
-            ),
-        })?;
+        let version = self.version;
+        let (official, kind) =
+            names::find(version, dialect, name).ok_or_else(|| Error::UnsupportedModel {
+                file: self.file.clone(),
+                what: format!(
+                    "tensor `{name}`, which is no part of {version} (variants like DeepEmbed are not run),"
+                ),
+            })?;
         let expected = |what: &str| {
             Err(Error::invalid(&self.file, format!("tensor `{name}`"), what, format!("{:?}", tensor.shape)))
         };
-        // Dimensions of 1 in front, or between the six vectors and their values, mean nothing.
+        // Dimensions of 1 in front, or between the fused vectors and their values, mean nothing.
         let dims: Vec<usize> = tensor.shape.iter().copied().filter(|&n| n != 1).collect();
+        let lerp = names::lerp(version);
         match (kind, &tensor.shape[..], &dims[..]) {
             (Kind::Vector, _, [] | [_]) => self.insert(official, vec![dims.iter().product()], tensor),
-            (Kind::Heads, _, [] | [_] | [_, _]) => {
-                if let (None, Dialect::Official | Dialect::Fla, &[_, n]) =
-                    (self.head_size, dialect, &tensor.shape[..])
-                {
-                    self.head_size = Some(n);
+            (Kind::Heads, shape, [] | [_] | [_, _]) => {
+                if let (None, Dialect::Official | Dialect::Fla, &[_, n]) = (self.head_size, dialect, shape) {
+                    self.head_size = (n > 1).then_some(n);
                 }
                 self.insert(official, vec![dims.iter().product()], tensor)
             }
-            (Kind::Lerp, [6, ..], [6] | [6, _]) => {
-                let c = dims.get(1).copied().unwrap_or(1);
-                let row = tensor.data.len() / 6;
-                for (i, letter) in names::LERP.into_iter().enumerate() {
-                    let data = tensor.data.slice(i * row..(i + 1) * row).expect("six rows fill the tensor");
+            (Kind::Lerp, &[count, ..], [first, rest @ ..])
+                if count == lerp.len() && *first == count && rest.len() <= 1 =>
+            {
+                let c = rest.first().copied().unwrap_or(1);
+                let row = tensor.data.len() / count;
+                for (i, letter) in lerp.chars().enumerate() {
+                    let data = tensor.data.slice(i * row..(i + 1) * row).expect("the rows fill the tensor");
                     let part = Tensor { shape: vec![c], format: tensor.format, data };
                     self.insert(format!("{official}{letter}"), vec![c], part)?;
                 }
@@ -253,9 +312,14 @@ impl Checkpoint {
             (Kind::Matrix | Kind::Down | Kind::Up, [columns], _) => {
                 self.insert(official, vec![1, *columns], tensor)
             }
+            (Kind::Ups, [5, _, _], _) | (Kind::State, [_, _, _], _) => {
+                self.insert(official, tensor.shape.clone(), tensor)
+            }
             (Kind::Vector | Kind::Heads, ..) => expected("a vector"),
-            (Kind::Lerp, ..) => expected("[6, 1, 1, channels]"),
+            (Kind::Lerp, ..) => expected(&format!("[{}, 1, 1, channels]", lerp.len())),
             (Kind::Matrix | Kind::Down | Kind::Up, ..) => expected("a matrix"),
+            (Kind::Ups, ..) => expected("five matrices"),
+            (Kind::State, ..) => expected("[heads, size, size]"),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Sizes,
-    layer_v7::{self, layer},
+    layers::{self, Layers},
     source::Source,
 };
 
@@ -22,7 +22,7 @@ pub(crate) struct Net<O: Ops> {
     pub(crate) ops: O,
     emb: O::Matrix, // [V, C]
     ln0: Norm<O>,
-    layers: Vec<layer_v7::Layer<O>>,
+    layers: Layers<O>,
     ln_out: Norm<O>,
     head: O::Matrix, // [V, C]
     pub(crate) sizes: Sizes,
@@ -33,7 +33,7 @@ pub(crate) struct Net<O: Ops> {
 
 /// The activations of a forward pass.
 struct Scratch<O: Ops> {
-    layer: layer_v7::Scratch<O>,
+    layer: layers::Scratch<O>,
     hidden: O::Acts,   // [rows, C] after ln_out, what is wanted
     selected: O::Acts, // [rows, C] after ln_out, before the head
     logits: O::Acts,   // [rows, V]
@@ -51,17 +51,14 @@ impl<O: Ops> Net<O> {
     /// Checks every tensor of the checkpoint and takes it.
     pub(crate) fn new(ops: O, checkpoint: &Checkpoint) -> Result<Self> {
         let source = Source::new(checkpoint, &ops)?;
-        // Grows with what the file really has, whatever its names claim.
-        let mut layers = vec![];
-        for i in 0..source.layers {
-            layers.push(layer_v7::Layer::load(&source, i)?);
-        }
+        let layers = Layers::load(&source)?;
         let (vocab, channels) = (source.vocab, source.channels);
         let head = source.matrix("head.weight", vocab, channels)?;
         let matrices = source.matrices.take();
         let emb = source.matrix("emb.weight", vocab, channels)?; // of which a token reads one row
         let (ln0, ln_out) = (source.norm("blocks.0.ln0", source.eps)?, source.norm("ln_out", source.eps)?);
         let sizes = Sizes {
+            version: source.version,
             layers: source.layers,
             channels,
             hidden: source.hidden,
@@ -73,10 +70,10 @@ impl<O: Ops> Net<O> {
     }
 
     fn scratch(&self) -> Scratch<O> {
-        let Sizes { channels, hidden, vocab, .. } = self.sizes;
+        let Sizes { channels, vocab, .. } = self.sizes;
         let o = &self.ops;
         Scratch {
-            layer: layer_v7::Scratch::new(o, &self.layers, channels, hidden),
+            layer: self.layers.scratch(o, &self.sizes),
             hidden: o.acts(channels, Kind::Stream),
             selected: o.acts(channels, Kind::Input),
             logits: o.acts(vocab, Kind::Output),
@@ -124,15 +121,14 @@ impl<O: Ops> Net<O> {
         o.resize(b, &mut scratch.hidden, hidden.len())?;
         o.resize(b, &mut scratch.selected, logits.len())?;
         o.resize(b, &mut scratch.logits, logits.len())?;
-        o.embed(b, &self.emb, &self.ln0, &mut t.x);
-        for (i, l) in self.layers.iter().enumerate() {
-            layer(o, b, i, l, self.sizes.head_size, t);
-        }
+        o.embed(b, &self.emb, &self.ln0, t.x());
+        self.layers.run(o, b, self.sizes.head_size, t);
+        let x = &*t.x();
         if !hidden.is_empty() {
-            o.norm_rows(b, &self.ln_out, hidden, &t.x, &mut scratch.hidden);
+            o.norm_rows(b, &self.ln_out, hidden, x, &mut scratch.hidden);
         }
         if !logits.is_empty() {
-            o.norm_rows(b, &self.ln_out, logits, &t.x, &mut scratch.selected);
+            o.norm_rows(b, &self.ln_out, logits, x, &mut scratch.selected);
             let (x, y) = (&scratch.selected, &mut scratch.logits);
             o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);
         }

@@ -2,7 +2,12 @@
 
 use crate::{
     Result,
-    ops::{Act::*, Gates, Heads, Kind::*, Norm, Ops, Product, Shift},
+    ops::{
+        Act::*,
+        Gates, Heads,
+        Kind::{self, *},
+        Norm, Ops, Product, Shift,
+    },
 };
 
 use super::source::Source;
@@ -142,14 +147,25 @@ impl<O: Ops> Layer<O> {
 impl<O: Ops> Scratch<O> {
     /// Activations for the widest of `layers`.
     pub(crate) fn new(o: &O, layers: &[Layer<O>], channels: usize, hidden: usize) -> Self {
-        let (c, input) = (|| o.acts(channels, Stream), || o.acts(channels, Input));
+        let acts = |kind| move || o.acts(channels, kind);
+        let (c, input, scratch) = (acts(Stream), acts(Input), acts(Kind::Scratch));
         let widest = |i: usize| layers.iter().map(|l| l.ranks(o)[i]).max().unwrap_or(0);
         Self {
             x: c(),
-            h: c(),
+            h: scratch(),
             mixed: [(); 6].map(|()| input()),
             low: [0, 1, 2, 3].map(|i| o.acts(widest(i), Input)),
-            heads: Heads { r: c(), w: c(), k: c(), v: c(), a: c(), g: c(), kk: c(), v_first: c(), nu: c() },
+            heads: Heads {
+                r: c(),
+                w: c(),
+                k: c(),
+                v: c(),
+                a: c(),
+                g: c(),
+                kk: scratch(),
+                v_first: c(),
+                nu: scratch(),
+            },
             y: input(),
             ffn: o.acts(hidden, Input),
         }

@@ -1,8 +1,14 @@
 //! A model: open it, make states, run requests.
 
+mod before_v7;
 mod forward;
+mod layer_v4;
+mod layer_v5;
+mod layer_v6;
 mod layer_v7;
+mod layers;
 mod source;
+mod trained_state;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
@@ -11,7 +17,7 @@ use crate::{
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Cpu, Level, Watch},
     gpu::{self, Device, DeviceInfo, Gpu, OpTime, Tier},
-    load::{Bytes, Checkpoint},
+    load::{Bytes, Checkpoint, ModelVersion},
     ops::Ops,
     state::{State, StateShape},
     tokenizer::Tokenizer,
@@ -21,27 +27,12 @@ pub(crate) use forward::Net;
 /// The sizes of a model, as the engine uses them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
+    pub(crate) version: ModelVersion,
     pub(crate) layers: usize,
     pub(crate) channels: usize,
     pub(crate) hidden: usize,
     pub(crate) vocab: usize,
     pub(crate) head_size: usize,
-}
-
-/// Which RWKV a model is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ModelVersion {
-    /// RWKV-7 (x070).
-    V7,
-}
-
-impl fmt::Display for ModelVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::V7 => f.write_str("RWKV-7"),
-        }
-    }
 }
 
 /// The sizes of a model.
@@ -57,9 +48,9 @@ pub struct ModelInfo {
     pub num_hidden: usize,
     /// Tokens in the vocabulary, V.
     pub num_vocab: usize,
-    /// Heads, H.
+    /// Heads, H; 1 for RWKV-4, which has none.
     pub num_head: usize,
-    /// Size of a head, N.
+    /// Size of a head, N; C for RWKV-4.
     pub head_size: usize,
 }
 
@@ -100,6 +91,8 @@ pub struct Model {
     fingerprint: u64,
     file: String,
     tokenizer: Option<Tokenizer>,
+    /// A trained state to start from, where the file has one.
+    trained: Option<State>,
 }
 
 impl fmt::Debug for Model {
@@ -109,7 +102,7 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Opens a GGUF or safetensors file, told by its content, and reads or maps it into memory: do not change the
+    /// Opens a GGUF, safetensors or PyTorch (.pth) file, told by its content, and reads or maps it into memory: do not change the
     /// file while the model is in use.
     ///
     /// # Errors
@@ -153,34 +146,37 @@ impl Model {
             });
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
+        let on_cpu = |watch| -> Result<Engine> {
+            Ok(Engine::Cpu(Box::new(Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?)))
+        };
         let on_gpu = |index| -> Result<Engine> {
             let wanted = gpu::Wanted { index, tier: options.tier, profile: options.profile };
             let wanted = gpu::tested(wanted)?;
             Ok(Engine::Gpu(Box::new(Net::new(Gpu::new(wanted, checkpoint)?, checkpoint)?)))
         };
-        let on_cpu = || -> Result<Engine> {
-            let cpu = Cpu::new(level, threads).watched(watch);
-            Ok(Engine::Cpu(Box::new(Net::new(cpu, checkpoint)?)))
-        };
         let engine = match options.device {
+            _ if watch.is_some() => on_cpu(watch)?,
             Device::Gpu(index) => on_gpu(index)?,
             Device::Auto if gpu::has_gpu() => match on_gpu(None) {
                 Err(e @ Error::Device { .. }) => {
                     log::warn!("{e}; {} runs on the CPU", checkpoint.file);
-                    on_cpu()?
+                    on_cpu(None)?
                 }
                 engine => engine?,
             },
-            _ => on_cpu()?,
+            _ => on_cpu(None)?,
         };
-        Ok(Self { engine, fingerprint: fingerprint(checkpoint), file: checkpoint.file.clone(), tokenizer })
+        let (fingerprint, file) = (fingerprint(checkpoint), checkpoint.file.clone());
+        let mut model = Self { engine, fingerprint, file, tokenizer, trained: None };
+        model.trained = model.shape().trained(checkpoint)?;
+        Ok(model)
     }
 
     /// The sizes of the model.
     pub fn info(&self) -> ModelInfo {
-        let Sizes { layers, channels, hidden, vocab, head_size, .. } = self.sizes();
+        let Sizes { version, layers, channels, hidden, vocab, head_size } = self.sizes();
         ModelInfo {
-            version: ModelVersion::V7,
+            version,
             num_layer: layers,
             num_emb: channels,
             num_hidden: hidden,
@@ -245,6 +241,7 @@ impl Model {
 
     fn shape(&self) -> StateShape {
         StateShape {
+            version: self.sizes().version,
             fingerprint: self.fingerprint,
             layers: self.sizes().layers,
             head_size: self.sizes().head_size,
@@ -252,23 +249,21 @@ impl Model {
         }
     }
 
-    /// The state before any token.
+    /// The state before any token: zeros (see [`State`] for RWKV-4), or the trained one that the file has.
     pub fn init_state(&self) -> State {
-        State::zero(self.shape())
+        self.trained.clone().unwrap_or_else(|| State::zero(self.shape()))
     }
 
-    /// Loads a state that was saved with this model.
+    /// Loads a state that was saved with this model, or a trained state from safetensors or `.pth`
+    /// (`blocks.N.att.time_state` of every layer, `[H, N, N]`).
+    ///
+    /// Trainers store a trained state by value and key index. In safetensors that web-rwkv's converter wrote, all f16
+    /// and marked as PyTorch's, it is by key and value index.
     ///
     /// # Errors
     /// For a file that is no state, or of another model.
     pub fn load_state(&self, path: impl AsRef<Path>) -> Result<State> {
-        let path = path.as_ref();
-        let state = State::load(path)?;
-        if state.shape() != self.shape() {
-            let (expected, found) = (self.shape().to_string(), state.shape().to_string());
-            return Err(Error::invalid(&path.display().to_string(), "state", expected, found));
-        }
-        Ok(state)
+        self.shape().load(path.as_ref())
     }
 
     /// Puts a state of this model where the model computes: into this machine's memory or that of the GPU.

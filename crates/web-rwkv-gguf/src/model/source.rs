@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use crate::{
     Error, Result,
     format::{self, Format},
-    load::{Checkpoint, Tensor},
+    load::{Checkpoint, ModelVersion, Tensor},
     ops::{FileMatrix, Norm, Ops},
 };
 
@@ -14,6 +14,7 @@ use crate::{
 pub(crate) struct Source<'a, O: Ops> {
     checkpoint: &'a Checkpoint,
     ops: &'a O,
+    pub(crate) version: ModelVersion,
     pub(crate) vocab: usize,
     pub(crate) channels: usize,
     pub(crate) hidden: usize,
@@ -21,6 +22,8 @@ pub(crate) struct Source<'a, O: Ops> {
     pub(crate) head_size: usize,
     /// Epsilon of the layer norms.
     pub(crate) eps: f32,
+    /// After each so many layers the residual stream is halved; 0 for never.
+    pub(crate) rescale_every: usize,
     /// Format, bytes and number of weights of each matrix that was taken.
     pub(crate) matrices: RefCell<Vec<(Format, usize, usize)>>,
 }
@@ -29,15 +32,31 @@ impl<'a, O: Ops> Source<'a, O> {
     /// Reads the sizes of the model.
     pub(crate) fn new(checkpoint: &'a Checkpoint, ops: &'a O) -> Result<Self> {
         let file = &checkpoint.file;
-        let head_size = checkpoint.head_size.unwrap_or(64);
-        let layers = layers(checkpoint);
-        let matrices = RefCell::default();
-        let eps = checkpoint.layer_norm_eps;
-        let mut source =
-            Self { checkpoint, ops, vocab: 0, channels: 0, hidden: 0, layers, head_size, eps, matrices };
+        let &Checkpoint { version, layer_norm_eps: eps, rescale_every, .. } = checkpoint;
+        let mut source = Self {
+            checkpoint,
+            ops,
+            version,
+            vocab: 0,
+            channels: 0,
+            hidden: 0,
+            layers: layers(checkpoint),
+            head_size: 0,
+            eps,
+            rescale_every,
+            matrices: RefCell::default(),
+        };
         [source.vocab, source.channels] = source.pair("emb.weight")?;
         [source.hidden, _] = source.pair("blocks.0.ffn.key.weight")?;
-        let channels = source.channels;
+        let (channels, layers) = (source.channels, source.layers);
+        source.head_size = match (version, checkpoint.head_size) {
+            (ModelVersion::V4, _) => channels,
+            (_, Some(head_size)) => head_size,
+            // Before 5.2 there is one decay for each head.
+            (ModelVersion::V5, None) => channels / source.find("blocks.0.att.time_decay")?.shape[0],
+            (_, None) => 64,
+        };
+        let head_size = source.head_size;
         if head_size == 0 || !channels.is_multiple_of(head_size) {
             let expected = format!("a divisor of {channels}");
             return Err(Error::invalid(file, "head size", expected, head_size.to_string()));
@@ -78,16 +97,72 @@ impl<'a, O: Ops> Source<'a, O> {
         })
     }
 
+    /// Whether some layer has a tensor of this name: then each must have it.
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.checkpoint.tensors.keys().any(|name| name.ends_with(part))
+    }
+
+    /// A vector of these values.
+    pub(crate) fn made(&self, values: Vec<f32>) -> Result<O::Vector> {
+        self.ops.vector(values)
+    }
+
     /// A vector `[C]`.
     pub(crate) fn vector(&self, name: &str) -> Result<O::Vector> {
-        let tensor = self.tensor(name, &[self.channels])?;
-        let mut out = vec![0.0; self.channels];
+        self.vector_of(name, |x| x)
+    }
+
+    /// A vector `[C]` of what `f` makes of each value.
+    pub(crate) fn vector_of(&self, name: &str, f: fn(f32) -> f32) -> Result<O::Vector> {
+        let values = self.values(name, self.channels)?;
+        self.ops.vector(values.into_iter().map(f).collect())
+    }
+
+    /// A vector `[C]` of what `f` makes of each value, where one number for each head, `[H]`, is one for all its
+    /// channels.
+    pub(crate) fn of_heads(&self, name: &str, f: fn(f32) -> f32) -> Result<O::Vector> {
+        let heads = self.channels / self.head_size;
+        if self.find(name)?.shape != [heads] {
+            return self.vector_of(name, f);
+        }
+        let values = self.values(name, heads)?;
+        self.ops.vector(values.into_iter().flat_map(|x| std::iter::repeat_n(f(x), self.head_size)).collect())
+    }
+
+    fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, &[len])?;
+        let mut out = vec![0.0; len];
         format::decode(tensor.format, &tensor.data, &mut out);
-        self.ops.vector(out)
+        Ok(out)
     }
 
     pub(crate) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<O::Matrix> {
-        let Tensor { format, data, .. } = self.tensor(name, &[rows, columns])?;
+        self.matrix_of(self.tensor(name, &[rows, columns])?, rows, columns)
+    }
+
+    /// The five matrices that a tensor of this shape holds one after another.
+    pub(crate) fn five(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: usize,
+        columns: usize,
+    ) -> Result<[O::Matrix; 5]> {
+        let tensor = self.tensor(name, shape)?;
+        let len = tensor.data.len() / 5;
+        let part = |i: usize| {
+            let data = tensor.data.slice(i * len..(i + 1) * len).expect("five parts are the whole");
+            self.matrix_of(Tensor { data, ..tensor.clone() }, rows, columns)
+        };
+        Ok([part(0)?, part(1)?, part(2)?, part(3)?, part(4)?])
+    }
+
+    fn matrix_of(
+        &self,
+        Tensor { format, data, .. }: Tensor,
+        rows: usize,
+        columns: usize,
+    ) -> Result<O::Matrix> {
         self.matrices.borrow_mut().push((format, data.len(), rows * columns));
         self.ops.matrix(FileMatrix { format, rows, columns, data })
     }

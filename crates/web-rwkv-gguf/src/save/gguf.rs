@@ -12,7 +12,7 @@ use super::{Entry, SaveOptions, Writing, in_order, layer};
 use crate::{
     Error, Result,
     format::Format,
-    load::{Checkpoint, Tensor, names},
+    load::{Checkpoint, ModelVersion, Tensor, names},
 };
 
 /// Where tensors begin.
@@ -26,11 +26,11 @@ pub(super) fn write(
     options: &SaveOptions<'_>,
     writing: &mut Writing<'_>,
 ) -> Result<()> {
-    let entries = entries(checkpoint, options)?;
     let mut keys = match checkpoint.keys.is_empty() {
         true => own_keys(checkpoint)?,
         false => copied_keys(checkpoint),
     };
+    let entries = entries(checkpoint, options)?;
     if !checkpoint.keys.iter().any(|(key, _)| key == "tokenizer.ggml.tokens") {
         vocabulary(checkpoint, size(checkpoint, "emb.weight", 0)? as usize, &mut keys)?;
     }
@@ -68,21 +68,23 @@ pub(super) fn write(
 
 /// The tensors under llama.cpp's names.
 fn entries<'a>(checkpoint: &Checkpoint, options: &SaveOptions<'a>) -> Result<Vec<Entry<'a>>> {
+    let head_size = checkpoint.head_size.unwrap_or(64);
     let mut entries: Vec<Entry<'a>> = vec![];
     let mut fused = BTreeMap::new(); // name to place
     for official in in_order(checkpoint) {
         let tensor = &checkpoint.tensors[official];
-        let (name, is_fused) = names::gguf(official).ok_or_else(|| Error::UnsupportedModel {
-            file: checkpoint.file.clone(),
-            what: format!("tensor `{official}` in GGUF"),
-        })?;
+        let (name, is_fused) =
+            names::gguf(checkpoint.version, official).ok_or_else(|| Error::UnsupportedModel {
+                file: checkpoint.file.clone(),
+                what: format!("tensor `{official}` in GGUF"),
+            })?;
         if is_fused {
             // In the order of their letters, which `names` knows.
             let place = *fused.entry(name.clone()).or_insert(entries.len());
             if place == entries.len() {
                 let stem = &official[..official.len() - 1];
-                let parts: Option<Vec<Tensor>> = names::LERP
-                    .iter()
+                let parts: Option<Vec<Tensor>> = names::lerp(checkpoint.version)
+                    .chars()
                     .map(|letter| checkpoint.tensors.get(&format!("{stem}{letter}")).cloned())
                     .collect();
                 let parts = parts.ok_or_else(|| Error::Missing {
@@ -99,7 +101,10 @@ fn entries<'a>(checkpoint: &Checkpoint, options: &SaveOptions<'a>) -> Result<Vec
             _ => (options.format)(official, tensor),
         };
         let importance = options.importance.and_then(|all| all.get(official)).map(Vec::as_slice);
-        let shape = tensor.shape.clone();
+        let shape = match official.ends_with(".att.time_faaaa") {
+            true => vec![tensor.shape[0] / head_size, head_size],
+            false => tensor.shape.clone(),
+        };
         entries.push(Entry { name, shape, format, parts: vec![tensor.clone()], importance });
         // llama.cpp wants what layer 0 does not use, and takes the LoRA of a for it.
         if let (Some(0), Some(number)) = (layer(official), official.strip_prefix("blocks.0.att.a")) {
@@ -189,31 +194,50 @@ fn copied_keys(checkpoint: &Checkpoint) -> Keys {
     keys
 }
 
-/// The keys that llama.cpp's converter writes for an RWKV-7.
+/// The keys that llama.cpp's converter writes for an RWKV-7 or 6.
 fn own_keys(checkpoint: &Checkpoint) -> Result<Keys> {
     let size = |name: &str, dimension| size(checkpoint, name, dimension);
     let stem = Path::new(&checkpoint.file).file_stem().unwrap_or_default().to_string_lossy();
     let rank = |letter: char| size(&format!("blocks.0.att.{letter}1"), 0);
     let layers = checkpoint.tensors.keys().filter_map(|name| layer(name)).max().map_or(0, |n| n + 1);
     let mut keys = Keys::default();
-    keys.text("general.architecture", "rwkv7");
+    let (architecture, own) = match checkpoint.version {
+        ModelVersion::V7 => {
+            let value = size("blocks.1.att.v1", 0).or_else(|_| rank('a'))?;
+            let ranks = [("decay", rank('w')?), ("iclr", rank('a')?), ("value_residual_mix", value)];
+            let ranks = ranks.into_iter().chain([("gate", rank('g')?)]);
+            ("rwkv7", ranks.map(|(lora, n)| (format!("attention.{lora}_lora_rank"), n)).collect::<Vec<_>>())
+        }
+        ModelVersion::V6 => {
+            let mix = size("blocks.0.att.time_maa_w1", 0)? / 5;
+            let decay = size("blocks.0.att.time_decay_w1", 0)?;
+            let rescale = checkpoint.rescale_every as u32;
+            let own = [("time_mix_extra_dim", mix), ("time_decay_extra_dim", decay)].into_iter();
+            let own = own.chain([("rescale_every_n_layers", rescale)]);
+            ("rwkv6", own.map(|(key, n)| (key.to_owned(), n)).collect())
+        }
+        other => {
+            return Err(Error::UnsupportedModel {
+                file: checkpoint.file.clone(),
+                what: format!("{other} in GGUF, for which llama.cpp has no names,"),
+            });
+        }
+    };
+    keys.text("general.architecture", architecture);
     keys.text("general.type", "model");
     keys.text("general.name", &stem);
-    for (key, n) in [
+    let sizes = [
         ("context_length", 1 << 20),
         ("embedding_length", size("emb.weight", 1)?),
         ("block_count", layers as u32),
         ("feed_forward_length", size("blocks.0.ffn.key.weight", 0)?),
         ("attention.head_count", 0),
         ("wkv.head_size", checkpoint.head_size.unwrap_or(64) as u32),
-        ("attention.decay_lora_rank", rank('w')?),
-        ("attention.iclr_lora_rank", rank('a')?),
-        ("attention.value_residual_mix_lora_rank", size("blocks.1.att.v1", 0).or_else(|_| rank('a'))?),
-        ("attention.gate_lora_rank", rank('g')?),
-    ] {
-        keys.number(&format!("rwkv7.{key}"), n);
+    ];
+    for (key, n) in sizes.map(|(key, n)| (key.to_owned(), n)).into_iter().chain(own) {
+        keys.number(&format!("{architecture}.{key}"), n);
     }
-    let out = keys.key("rwkv7.attention.layer_norm_epsilon");
+    let out = keys.key(&format!("{architecture}.attention.layer_norm_epsilon"));
     out.extend(6_u32.to_le_bytes());
     out.extend(checkpoint.layer_norm_eps.to_le_bytes());
     Ok(keys)

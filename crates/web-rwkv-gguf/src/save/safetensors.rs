@@ -17,12 +17,17 @@ pub(super) fn write(
     options: &SaveOptions<'_>,
     writing: &mut Writing<'_>,
 ) -> Result<()> {
+    if checkpoint.rescale_every != 0 {
+        let what = "a model that halves its stream, in safetensors (take the official file),";
+        return Err(Error::UnsupportedModel { file: checkpoint.file.clone(), what: what.into() });
+    }
     let mut entries = vec![];
     for name in in_order(checkpoint) {
         let tensor = &checkpoint.tensors[name];
         let wanted = (options.format)(name, tensor);
         let format = if wanted.group().is_some() { Format::F16 } else { wanted };
-        let (shape, turned) = names::official_shape(name, &tensor.shape, checkpoint.head_size.unwrap_or(64));
+        let (version, head_size) = (checkpoint.version, checkpoint.head_size);
+        let (shape, turned) = names::official_shape(version, name, &tensor.shape, head_size);
         let entry =
             Entry { name: name.clone(), shape, format, parts: vec![tensor.clone()], importance: None };
         entries.push((entry, turned));

@@ -1,4 +1,4 @@
-"""RWKV language models from GGUF and safetensors files.
+"""RWKV language models from GGUF, safetensors and PyTorch files.
 
 L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens.
 """

@@ -1,4 +1,4 @@
-"""RWKV language models from GGUF and safetensors files.
+"""RWKV language models from GGUF, safetensors and PyTorch files.
 
 L layers, C channels, V tokens in the vocabulary, N the size of a head, T tokens.
 The docstrings are those of the classes themselves: `help(web_rwkv_py.Model)`.
@@ -253,6 +253,8 @@ class Model:
         device: str = "auto",  # "cpu", "gpu", "gpu:N" as devices() counts them
         threads: int | None = None,
         vocab: _Path | None = None,
+        lora: _Path | None = None,
+        alpha: float | None = None,  # with lora
     ) -> Self: ...
     def info(self) -> ModelInfo: ...
     @property

@@ -1,5 +1,5 @@
 // h = norm(x), then for each of several mixes y = h + m (h₋₁ − h); a workgroup for each token, a thread for every
-// THREADS-th channel. The first token of a sequence takes h₋₁ from the state, and puts the h of the last one there.
+// THREADS-th channel. The first token of a sequence takes h₋₁ from the state, and puts the h of the last one there. KEEP says whether h itself is wanted.
 
 struct Params {
     sequences: u32, // in the table
@@ -15,6 +15,7 @@ struct Params {
     y: u32, // the first of the results
     y_stride: u32,
     y_width: u32,
+    h: u32,
 }
 
 @compute @workgroup_size(THREADS)
@@ -37,6 +38,13 @@ fn shift(b: Builtins) {
     let h = normed(t, load_acts(t, row));
     if token == table[s + 1u] && table[s + 2u] == 1u {
         store_state(t, state, h);
+    }
+    if KEEP != 0u {
+        for (var k = 0u; k < PER_THREAD; k++) {
+            if t.index + k * THREADS < WIDTH {
+                acts[p.h + token * WIDTH + t.index + k * THREADS] = h[k];
+            }
+        }
     }
     for (var i = 0u; i < MIXES; i++) {
         for (var k = 0u; k < PER_THREAD; k++) {

@@ -146,7 +146,7 @@ fn wkv7(b: Builtins) {
             let f = stats[e / (N / 4u)];
             let x = (ys[e] - f.x) * f.y * four_of(p.weight + c) + four_of(p.bias + c) + f.z * vs[e];
             let y = x * four(p.g + token * p.width + c);
-            inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(clamp(y, vec4(-65504.0), vec4(65504.0)));
+            inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(clamp(y, vec4(-LARGEST), vec4(LARGEST)));
         }
     }
     for (var j = 0u; j < J; j++) {
@@ -154,12 +154,4 @@ fn wkv7(b: Builtins) {
             states[state + j * p.width + m] = s[j][m];
         }
     }
-}
-
-fn four(at: u32) -> vec4<f32> {
-    return vec4(acts[at], acts[at + 1u], acts[at + 2u], acts[at + 3u]);
-}
-
-fn four_of(at: u32) -> vec4<f32> {
-    return vec4(vectors[at], vectors[at + 1u], vectors[at + 2u], vectors[at + 3u]);
 }

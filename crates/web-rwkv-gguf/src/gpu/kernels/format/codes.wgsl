@@ -1,5 +1,4 @@
-// Any other format, as codes with factors: for each chunk 32 codes, 128 too high, then scale and offset of each 16, in
-// f32.
+// Any other format, as codes with factors: for each chunk 32 signed codes, then scale and offset of each 16, in f32.
 alias Raw_codes = array<vec4<u32>, 3>;
 
 fn fetch_codes(row: u32, chunk: u32, columns: u32) -> Raw_codes {
@@ -10,12 +9,11 @@ fn fetch_codes(row: u32, chunk: u32, columns: u32) -> Raw_codes {
 fn codes_codes(raw: Raw_codes) -> Chunk {
     var v: Chunk;
     for (var i = 0u; i < 8u; i++) {
-        v[i] = bytes(raw[i / 4u][i % 4u]);
+        v[i] = vec4<f32>(unpack4xI8(raw[i / 4u][i % 4u]));
     }
     return v;
 }
 
 fn factors_codes(raw: Raw_codes, chunk: u32) -> vec4<f32> {
-    let f = bitcast<vec4<f32>>(raw[2]);
-    return from_one(f - vec4(0.0, 128.0 * f.x, 0.0, 128.0 * f.z), 256.0);
+    return bitcast<vec4<f32>>(raw[2]);
 }

@@ -13,11 +13,13 @@ struct Job {
     y_width: u32,
     y_kind: u32,
     act: u32,
-    bias: u32, // of `Decay`, `Gate` and `Residual`
-    other: u32, // v_first of `Residual`
+    bias: u32, // of `Decay`, `Gate`, `Residual` and `Lerp`
+    other: u32, // v_first of `Residual`, h of `Lerp`
+    other_width: u32,
+    before: u32, // of `Lerp`: h of the token before, an input
 }
 
-const JOB: u32 = 14u;
+const JOB: u32 = 16u;
 
 struct Params {
     jobs: u32, // in the table
@@ -45,7 +47,7 @@ fn find_job(workgroup: u32) -> Job {
     let at = p.jobs + JOB * job;
     return Job(table[at], table[at + 1u], table[at + 2u], table[at + 3u], table[at + 4u], table[at + 5u],
         table[at + 6u], table[at + 7u], table[at + 8u], table[at + 9u], table[at + 10u], table[at + 11u],
-        table[at + 12u], table[at + 13u]);
+        table[at + 12u], table[at + 13u], table[at + 14u], table[at + 15u]);
 }
 
 /// Puts the sum of a row and a token through the activation and stores it.
@@ -61,8 +63,13 @@ fn finish(job: Job, row: u32, token: u32, sum: f32) {
         case 6u: { y = sigmoid(vectors[job.bias + row] + sum); }
         case 7u: {
             let v = acts[at];
-            let v_first = acts[job.other + token * job.y_width + row];
+            let v_first = acts[job.other + token * job.other_width + row];
             y = v + (v_first - v) * sigmoid(vectors[job.bias + row] + sum);
+        }
+        case 8u: {
+            let h = acts[job.other + token * job.other_width + row];
+            let before = job.before + token * job.y_width + row;
+            y = h + (vectors[job.bias + row] + sum) * (f32(inputs[before / 4u][before % 4u]) - h);
         }
         default: {}
     }

@@ -1,7 +1,7 @@
 // What kernels have in common.
 
 fn store_input(at: u32, x: f32) {
-    inputs[at / 4u][at % 4u] = Input(clamp(x, -65504.0, 65504.0));
+    inputs[at / 4u][at % 4u] = Input(clamp(x, -LARGEST, LARGEST));
 }
 
 fn sigmoid(x: f32) -> f32 {
