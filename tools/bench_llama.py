@@ -132,13 +132,13 @@ class Peer:
 
 
 def best_peer(python: str, path: str, threads: int) -> Peer:
-    peers = [Peer(python, path, threads, repack) for repack in (False, True)]
-    for peer in peers:
+    rates = []
+    for repack in (False, True):  # one after the other: idle threads of llama.cpp spin
+        peer = Peer(python, path, threads, repack)
         peer.ask("measure")
-    rates = [peer.ask("measure")["prefill"] for peer in peers]
-    best = rates.index(max(rates))
-    peers[1 - best].close()
-    return peers[best]
+        rates.append(peer.ask("measure")["prefill"])
+        peer.close()
+    return Peer(python, path, threads, rates[1] > rates[0])
 
 
 def ours(path: str | None, threads: int, only: str, repeats: int = 1) -> dict:
