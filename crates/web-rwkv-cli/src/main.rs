@@ -68,7 +68,28 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// Warnings of the engine go to standard error, a line each.
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("web_rwkv_gguf")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Where standard error is gone, nobody is left to tell.
+            let _ = writeln!(io::stderr(), "web-rwkv: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 fn main() -> ExitCode {
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
     let Cli { model, command } = Cli::parse();
     let done = match command {
         Command::Info(args) => info::run(&model, &args),

@@ -1,0 +1,137 @@
+//! A device: its buffers, and what has gone wrong on it.
+
+use std::sync::{Arc, Mutex};
+
+use crate::{Error, Result};
+
+use super::{Needs, layout::VECTOR};
+
+/// A device, and what has gone wrong on it.
+pub(crate) struct Context {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) name: String,
+    pub(super) binding_limit: u64,
+    pub(super) error: Arc<Mutex<Option<String>>>,
+    /// Buffers that this machine can read, and nobody uses.
+    pub(super) back: Mutex<Vec<wgpu::Buffer>>,
+}
+
+/// Floats of a device in this machine's memory, without another copy.
+pub(crate) struct Mapped {
+    context: Arc<Context>,
+    buffer: wgpu::Buffer,
+    view: Option<wgpu::BufferView>,
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(self.view.as_ref().expect("only `drop` takes it"))
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.view = None;
+        self.buffer.unmap();
+        self.context.back.lock().expect("no holder panics").push(self.buffer.clone());
+    }
+}
+
+impl Context {
+    pub(super) fn buffer(&self, label: &str, size: u64) -> wgpu::Buffer {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let size = size.next_multiple_of(VECTOR as u64).max(VECTOR as u64);
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// As [`Context::buffer`], or an error that names the bytes if the device has no memory for them.
+    pub(super) fn allocate(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
+        let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let buffer = self.buffer(label, size);
+        // Scopes end in the order of a stack.
+        let errors: Vec<_> = scopes.into_iter().rev().filter_map(|s| pollster::block_on(s.pop())).collect();
+        match &errors[..] {
+            [] => Ok(buffer),
+            [error, ..] => {
+                let what = format!("no memory for {size} bytes of {label}: {error}");
+                Err(Error::Device { device: self.name.clone(), what })
+            }
+        }
+    }
+
+    /// An error if the device has no memory for what a model needs. No API tells what is free, so that it is taken and
+    /// given back.
+    pub(super) fn fits(&self, needs: Needs) -> Result<()> {
+        let Needs { weights, states, activations } = needs;
+        let mut left = weights + states + activations;
+        let mut buffers = vec![];
+        while left > 0 {
+            let size = left.min(self.binding_limit);
+            buffers.push(self.allocate("a model", size).map_err(|e| Error::Device {
+                device: self.name.clone(),
+                what: format!(
+                    "expected memory for {} MiB ({} of weights, {} of states, {} of activations), found less ({e})",
+                    (weights + states + activations) >> 20,
+                    weights >> 20,
+                    states >> 20,
+                    activations >> 20,
+                ),
+            })?);
+            left -= size;
+        }
+        buffers.iter().for_each(wgpu::Buffer::destroy);
+        self.device.poll(wgpu::PollType::Poll).ok();
+        self.check()
+    }
+
+    /// What has gone wrong since the last time.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.error.lock().expect("no holder panics").clone() {
+            Some(what) => Err(Error::Device { device: self.name.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// A part of a buffer, after all that was submitted.
+    pub(super) fn read(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Result<Mapped> {
+        let mut free = self.back.lock().expect("no holder panics");
+        let fit = free.iter().position(|b| (size..=4 * size).contains(&b.size()));
+        let back = fit.map(|i| free.swap_remove(i));
+        drop(free);
+        let back = back.unwrap_or_else(|| self.mappable(size));
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, from, &back, 0, size);
+        self.queue.submit([encoder.finish()]);
+        let view = self.map(&back, size)?;
+        Ok(Mapped { context: self.clone(), buffer: back, view: Some(view) })
+    }
+
+    /// A buffer that this machine can read.
+    pub(super) fn mappable(&self, size: u64) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("back"),
+            size: size.next_power_of_two(),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Waits for all that was submitted; the first bytes of a mappable buffer.
+    pub(super) fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Result<wgpu::BufferView> {
+        let slice = buffer.slice(..size);
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        let lost = |e: String| Error::Device { device: self.name.clone(), what: e };
+        polled.map_err(|e| lost(e.to_string()))?;
+        slice.get_mapped_range().map_err(|e| lost(e.to_string()))
+    }
+}

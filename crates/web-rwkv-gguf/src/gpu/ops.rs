@@ -1,0 +1,383 @@
+//! The operations, each recorded as a dispatch or two.
+
+use super::*;
+
+impl Ops for Gpu {
+    type Vector = Vector;
+    type Matrix = Matrix;
+    type Acts = Acts;
+    type Batch<'a> = Batch<'a>;
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vector> {
+        let mut m = self.memory.lock().expect("no holder panics");
+        let at = m.vectors.len() as u32;
+        m.vectors.extend(values);
+        Ok(Vector(at))
+    }
+
+    fn matrix(&self, w: FileMatrix) -> Result<Matrix> {
+        let layout = Layout::of(w.format);
+        let stride = layout.stride(padded(w.columns)) * VECTOR;
+        let mut m = self.memory.lock().expect("no holder panics");
+        let m = &mut *m;
+        let limit = self.context.binding_limit / stride as u64 * stride as u64;
+        let mut matrix = Matrix { layout, rows: w.rows, columns: w.columns, pieces: vec![] };
+        let mut first = 0;
+        while first < w.rows {
+            let left = ((w.rows - first) * stride) as u64;
+            let room = m.weights.last().map_or(0, |w| w.buffer.size() - w.used);
+            // A matrix that fits into a buffer of its own is not cut.
+            if room < left.min(limit) {
+                let size = m.to_come.clamp(left.min(limit), self.context.binding_limit);
+                let buffer = self.context.allocate("weights", size)?;
+                m.weights.push(Weights { buffer, used: 0 });
+            }
+            let buffer = m.weights.len() - 1;
+            let to = &mut m.weights[buffer];
+            let rows = ((to.buffer.size() - to.used) / stride as u64).min((w.rows - first) as u64) as usize;
+            let piece = Piece { buffer, at: (to.used / VECTOR as u64) as u32, first, rows };
+            to.used += (rows * stride) as u64;
+            m.to_come = m.to_come.saturating_sub((rows * stride) as u64);
+            self.upload(m, &w, &piece, stride)?;
+            matrix.pieces.push(piece);
+            first += rows;
+        }
+        Ok(matrix)
+    }
+
+    fn rows(&self, w: &Matrix) -> usize {
+        w.rows
+    }
+
+    fn acts(&self, width: usize, kind: Kind) -> Acts {
+        let padded = if kind == Kind::Input { padded(width) } else { width };
+        let before = self.widths.get(kind as usize).map_or(0, |all| all.fetch_add(padded, Relaxed));
+        Acts { kind, before, width, padded, tokens: 0 }
+    }
+
+    fn resize(&self, b: &mut Batch<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
+        acts.tokens = tokens;
+        let Some(arena) = b.memory.acts.get_mut(acts.kind as usize) else { return Ok(()) };
+        let width = self.widths[acts.kind as usize].load(Relaxed);
+        if tokens > arena.rows || width > arena.width {
+            assert!(b.recording.pass.is_none(), "activations are made before operations are recorded");
+            arena.rows = arena.rows.max(tokens.next_power_of_two());
+            arena.width = width;
+            let size = if acts.kind == Kind::Input && self.info.tier >= Tier::Subgroup { 2 } else { 4 };
+            let label = ["acts", "inputs", "outputs"][acts.kind as usize];
+            let bytes = (arena.rows * arena.width * size) as u64;
+            if bytes > self.context.binding_limit {
+                return Err(Error::Request {
+                    thing: format!("activations of {tokens} tokens"),
+                    expected: format!("at most {} bytes on {}", self.context.binding_limit, self.info.name),
+                    found: bytes.to_string(),
+                });
+            }
+            arena.buffer = self.context.buffer(label, bytes);
+            b.memory.renew();
+        }
+        if acts.bytes() > b.memory.results.size() / 2 && acts.kind != Kind::Input {
+            assert!(b.recording.pass.is_none(), "results have room before operations are recorded");
+            b.memory.results = self.context.mappable(2 * acts.bytes());
+            b.memory.renew();
+        }
+        Ok(())
+    }
+
+    fn least_chunk(&self) -> usize {
+        self.chunk.load(Relaxed)
+    }
+
+    fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Batch<'a>> {
+        let mut memory = self.memory.lock().expect("no holder panics");
+        let m = &mut *memory;
+        let size = chunk.states.first().map_or(0, |s| s.len());
+        let pool = self.pool(m, size);
+        let bytes = 4 * m.vectors.len() as u64;
+        if m.vectors_buffer.size() < bytes {
+            m.vectors_buffer = self.context.buffer("vectors", bytes);
+            self.context.queue.write_buffer(&m.vectors_buffer, 0, bytemuck::cast_slice(&m.vectors));
+            m.renew();
+        }
+        let (tokens, sequences) = (chunk.tokens.len(), chunk.seqs.len());
+        let tokens_at = SEQUENCE * sequences as u32;
+        let sequence_of = tokens_at + tokens as u32;
+        let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
+        let recorded = ahead.is_some();
+        let (recording, slots, copies) = if let Some(Ahead { commands, table, slots, .. }) = ahead {
+            let mut recording = Recording { commands: Some(commands), table, ..Recording::default() };
+            recording.table[tokens_at as usize..sequence_of as usize].copy_from_slice(chunk.tokens);
+            (recording, slots, vec![])
+        } else {
+            let mut encoder = self.encoder();
+            let before = pool.buffer();
+            let (slots, copies) = self.settle(&pool, &chunk, &mut encoder)?;
+            if pool.buffer() != before {
+                m.renew();
+            }
+            let mut table = head(&chunk, &slots);
+            table.extend(copies.iter().flatten().map(|slot| slot.index));
+            (Recording { encoder: Some(encoder), table, ..Recording::default() }, slots, copies)
+        };
+        let like = (tokens == sequences && self.profile.is_none())
+            .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec) });
+        Ok(Batch {
+            memory,
+            slots: chunk.seqs.iter().map(|seq| seq.slot).zip(slots).collect(),
+            states: chunk.states,
+            recording,
+            like,
+            ahead: recorded,
+            submitted: false,
+            tokens,
+            sequences,
+            tokens_at,
+            sequence_of,
+            keys: None,
+            copies: (sequence_of + tokens as u32, copies.len()),
+        })
+    }
+
+    fn is_recorded(&self, b: &Batch<'_>) -> bool {
+        b.ahead
+    }
+
+    fn submit(&self, b: &mut Batch<'_>, wanted: &[&Acts]) -> bool {
+        let recording = std::mem::take(&mut b.recording);
+        let (commands, table, timed) = self.finish(recording, &b.memory, wanted);
+        assert!(table.len() <= TABLE, "the size of a chunk is limited");
+        self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&table));
+        self.context.queue.submit([commands]);
+        b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
+        b.recording.timed = timed; // for `end`
+        b.submitted = true;
+        b.ahead = b.like.is_some();
+        if b.ahead {
+            // Tokens are put in when they are known.
+            b.recording.table = table[..b.copies.0 as usize].to_vec();
+            b.copies.1 = 0;
+        }
+        b.ahead
+    }
+
+    fn end(&self, mut b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
+        if !b.submitted {
+            self.submit(&mut b, wanted);
+        }
+        let Batch { mut memory, slots, states, mut recording, like, ahead, .. } = b;
+        let context = &self.context;
+        let timed = std::mem::take(&mut recording.timed);
+        if let Some(like) = like.filter(|_| ahead && recording.pass.is_some()) {
+            let slots = slots.iter().map(|(_, slot)| slot.clone()).collect();
+            let (commands, table, _) = self.finish(recording, &memory, wanted);
+            memory.ahead = Some(Ahead { like, commands, table, slots });
+        }
+        let size = wanted.iter().map(|acts| acts.bytes()).sum();
+        let mut out = vec![];
+        if size == 0 {
+            context.check()?;
+        } else {
+            let view = context.map(&memory.results, size)?;
+            let mut data: &[f32] = bytemuck::cast_slice(&view);
+            for acts in wanted {
+                let (own, rest) = data.split_at(acts.tokens * acts.padded);
+                out.push(own.chunks_exact(acts.padded).flat_map(|row| &row[..acts.width]).copied().collect());
+                data = rest;
+            }
+            drop(view);
+            memory.results.unmap();
+            let (since, tokens) = memory.running.take().expect("something was submitted");
+            self.pace(since.elapsed() / tokens as u32);
+        }
+        if let Some(profile) = &self.profile {
+            profile.add(context, timed)?;
+        }
+        for (state, slot) in slots {
+            states[state].settle(slot);
+        }
+        Ok(out)
+    }
+
+    fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
+        self.copy_states(b);
+        for piece in &emb.pieces {
+            let params = [
+                b.tokens_at,
+                piece.at,
+                emb.layout.stride(padded(emb.columns)) as u32,
+                piece.first as u32,
+                piece.rows as u32,
+                padded(emb.columns) as u32,
+                self.place(b, x),
+                ln0.weight.0,
+                ln0.bias.0,
+                ln0.eps.to_bits(),
+            ];
+            self.dispatch(
+                b,
+                piece.buffer,
+                &Kernel::Embed { layout: emb.layout, width: x.width },
+                &params,
+                (b.tokens, 1),
+            );
+        }
+    }
+
+    fn shift(
+        &self,
+        b: &mut Batch<'_>,
+        (layer, shift): (usize, Shift),
+        norm: &Norm<Self>,
+        mix: &[Vector],
+        x: &Acts,
+        h: &mut Acts,
+        y: &mut [Acts],
+    ) {
+        let dims = b.states[0].dims();
+        let (layer_size, row) = (dims[1] * dims[2], if shift == Shift::Att { 0 } else { dims[1] - 1 });
+        let step = |places: Vec<u32>| match places[..] {
+            [_] => 0,
+            [a, b, ..] => b - a,
+            [] => unreachable!("a shift has a mix"),
+        };
+        let mixes: Vec<_> = mix.iter().map(|v| v.0).collect();
+        let places: Vec<_> = y.iter().map(|y| self.place(b, y)).collect();
+        let even = |places: &[u32]| places.windows(2).all(|p| p[1] - p[0] == places[1] - places[0]);
+        assert!(even(&mixes) && even(&places), "mixes are made one after another");
+        let params = [
+            0,
+            b.sequence_of,
+            self.place(b, x),
+            norm.weight.0,
+            norm.bias.0,
+            norm.eps.to_bits(),
+            (layer * layer_size + row * dims[2]) as u32,
+            (dims[0] * layer_size) as u32,
+            mixes[0],
+            step(mixes.clone()),
+            places[0],
+            step(places.clone()),
+            y[0].padded as u32,
+            self.place(b, h),
+        ];
+        self.dispatch(
+            b,
+            usize::MAX,
+            &Kernel::Shift { width: x.width, mixes: mixes.len(), keep: h.kind == Kind::Stream },
+            &params,
+            (b.tokens, 1),
+        );
+    }
+
+    fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
+        let jobs: Vec<_> = products.iter().map(|p| Job::new(p.w, p.x, p.y, p.act)).collect();
+        self.products(b, &jobs);
+    }
+
+    fn gates(&self, b: &mut Batch<'_>, p: &Gates<Self>, _: usize, low: &[Acts; 4], t: &mut Heads<Self>) {
+        let [lw, la, lg, lv] = low;
+        let job = |w, x, y| Job::new(w, x, y, Act::Id);
+        let mut jobs = vec![
+            Job { act: DECAY, bias: Some(&p.w0), ..job(&p.w2, lw, &t.w) },
+            Job { act: GATE, bias: Some(&p.a0), ..job(&p.a2, la, &t.a) },
+            job(&p.g2, lg, &t.g),
+        ];
+        if let Some((v0, v2)) = &p.v {
+            let other = Some(&t.v_first);
+            jobs.push(Job { act: RESIDUAL, bias: Some(v0), other, ..job(v2, lv, &t.v) });
+        }
+        self.products(b, &jobs);
+        b.keys = Some((p.k_k.0, p.k_a.0, p.v.is_none()));
+    }
+
+    fn wkv7(
+        &self,
+        b: &mut Batch<'_>,
+        layer: usize,
+        norm: &Norm<Self>,
+        r_k: &Vector,
+        head_size: usize,
+        t: &Heads<Self>,
+        y: &mut Acts,
+    ) {
+        let (k_k, k_a, first) = b.keys.take().expect("gates come before wkv7");
+        let dims = b.states[0].dims();
+        let layer_size = dims[1] * dims[2];
+        let [r, w, k, v, a, g, v_first] =
+            [&t.r, &t.w, &t.k, &t.v, &t.a, &t.g, &t.v_first].map(|acts| self.place(b, acts));
+        let params = [
+            0,
+            (layer * layer_size + dims[2]) as u32,
+            (dims[0] * layer_size) as u32,
+            t.r.padded as u32,
+            r,
+            w,
+            k,
+            v,
+            a,
+            g,
+            v_first,
+            u32::from(first),
+            k_k,
+            k_a,
+            r_k.0,
+            norm.weight.0,
+            norm.bias.0,
+            norm.eps.to_bits(),
+            self.place(b, y),
+            y.padded as u32,
+        ];
+        let groups = (dims[2] / head_size, b.sequences);
+        self.dispatch(b, usize::MAX, &Kernel::Wkv7 { head_size }, &params, groups);
+    }
+
+    fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
+        let at = b.recording.table.len() as u32;
+        b.recording.table.extend(rows.iter().map(|row| *row as u32));
+        let params = [
+            at,
+            self.place(b, x),
+            norm.weight.0,
+            norm.bias.0,
+            norm.eps.to_bits(),
+            self.place(b, y),
+            y.padded as u32,
+            y.kind as u32,
+        ];
+        self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
+    }
+
+    fn ddlerp(
+        &self,
+        b: &mut Batch<'_>,
+        p: &Ddlerp<Self>,
+        h: &Acts,
+        before: &Acts,
+        low: &[Acts; 5],
+        y: &mut [Acts],
+    ) {
+        self.lerps(b, p, h, before, low, y);
+    }
+
+    fn wkv6(
+        &self,
+        b: &mut Batch<'_>,
+        layer: usize,
+        p: &Wkv6<Self>,
+        head_size: usize,
+        t: &Rkv<'_, Self>,
+        y: &mut Acts,
+    ) {
+        self.record_wkv6(b, layer, p, head_size, t, y);
+    }
+
+    fn wkv4(&self, b: &mut Batch<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        self.record_wkv4(b, layer, p, rkv, y);
+    }
+
+    fn add_gated(&self, b: &mut Batch<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let [g, y, to] = [g, y, x].map(|acts| self.place(b, acts));
+        let params = [g, y, to, x.width as u32, scale.to_bits()];
+        self.dispatch(b, usize::MAX, &Kernel::AddGated, &params, (x.tokens, 1));
+    }
+}
