@@ -87,6 +87,10 @@ impl log::Log for Warnings {
 }
 
 fn main() -> ExitCode {
+    // Mesa's layer that orders devices would complain on standard error where there is no desktop; we order them
+    // ourselves.
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     if log::set_logger(&Warnings).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
     }

@@ -199,7 +199,7 @@ fn a_length_named_twice_is_measured_once() {
     let args = ["bench", "--json", "--lengths", "4,2,4", "--repeats", "1"];
     let line = &json(&good(&args, b""))[0];
     let names: Vec<_> = line["measured"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names[..4], ["load", "prefill 4 tokens", "prefill 2 tokens", "decode 64 tokens"]);
+    assert_eq!(names[..4], ["load", "load to first token", "prefill 4 tokens", "prefill 2 tokens"]);
     assert!(line["measured"]["prefill 2 tokens"]["percent"].is_number());
 }
 
