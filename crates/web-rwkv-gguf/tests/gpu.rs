@@ -1,45 +1,16 @@
 //! Whole models on every tier of this machine's GPU against the witnesses that the CPU's tests have too.
 
-use std::path::{Path, PathBuf};
+mod witness;
 
-use safetensors::{Dtype, SafeTensors};
+use std::path::Path;
+
+use safetensors::SafeTensors;
 use web_rwkv_gguf::{Device, Model, Options, RnnInput, RnnInputBatch, RnnOption, State, Tier, devices};
+use witness::{array, nmse, shared};
 
 /// What 16 bits of the inputs of products may cost; f32 costs less.
 fn limit(tier: Tier) -> f64 {
     if tier == Tier::Plain { 1e-9 } else { 1e-5 }
-}
-
-/// A file of the witness, or `None` with a word about it.
-fn witness(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("WITNESS_DIR").map(|d| Path::new(&d).join(name));
-    let path = path.filter(|p| p.exists());
-    if path.is_none() {
-        eprintln!("skipped: no witness `{name}` (make test writes them; golden vectors need ../shared)");
-    }
-    path
-}
-
-fn shared(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/third-party").join(name)
-}
-
-fn array(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
-    let tensor = file.tensor(name).unwrap();
-    let data = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
-        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-        Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
-        Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-        other => panic!("{name}: {other:?}"),
-    }
-}
-
-fn nmse(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
-    error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
 /// The tiers of the first GPU; none, with a word about it, if there is no GPU and none is demanded.
@@ -79,7 +50,7 @@ fn agrees(path: &Path, golden: &Path, chunks: &[usize]) {
 #[test]
 fn weight_types_agree_with_a_numpy_f64_forward() {
     for format in ["f32", "q4_k", "q6_k", "q5_0"] {
-        let Some(golden) = witness(&format!("models/{format}.safetensors")) else { return };
+        let Some(golden) = witness::file(&format!("models/{format}.safetensors")) else { return };
         agrees(&golden.with_extension("gguf"), &golden, &[1000]);
     }
 }
@@ -87,7 +58,7 @@ fn weight_types_agree_with_a_numpy_f64_forward() {
 #[test]
 fn every_version_agrees_with_a_numpy_f64_forward() {
     for name in ["v4", "v5_0", "v5_1", "v5_2", "v6", "v6_h32"] {
-        let Some(golden) = witness(&format!("versions/{name}.golden")) else { return };
+        let Some(golden) = witness::file(&format!("versions/{name}.golden")) else { return };
         agrees(&golden.with_extension("safetensors"), &golden, &[1000, 1]);
     }
 }
@@ -100,15 +71,15 @@ fn trained_models_give_their_golden_logits() {
         ("versions/tiny-rwkv-5v2-730K.golden", "tiny-rwkv/tiny-rwkv-5v2-730K.safetensors"),
         ("versions/tiny-rwkv-6v0-1m-edea0c2.golden", "tiny-rwkv/tiny-rwkv-6v0-1m-edea0c2.safetensors"),
     ] {
-        let Some(golden) = witness(golden) else { continue };
-        agrees(&shared(file), &golden, &[1000]);
+        let Some(golden) = witness::file(golden) else { continue };
+        agrees(&shared("third-party").join(file), &golden, &[1000]);
     }
 }
 
 #[test]
 fn states_come_back_fork_and_go_on_elsewhere() {
     for name in ["v4", "v6"] {
-        let Some(golden) = witness(&format!("versions/{name}.golden")) else { return };
+        let Some(golden) = witness::file(&format!("versions/{name}.golden")) else { return };
         let path = golden.with_extension("safetensors");
         let cpu = Model::open(&path, Options { device: Device::Cpu, ..Options::default() }).unwrap();
         for tier in tiers() {

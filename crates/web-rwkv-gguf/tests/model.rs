@@ -1,59 +1,26 @@
 //! The whole model against independent witnesses, which `tools/witness_models.py` writes.
 
+mod witness;
+
 use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use web_rwkv_gguf::{
     Error, Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format,
     importance, load::Checkpoint,
 };
+use witness::{array, max_error, nmse, shared};
 
-/// A file of the witness, or `None` with a word about it.
 fn witness(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("WITNESS_DIR").map(|d| Path::new(&d).join("models").join(name));
-    let path = path.filter(|p| p.exists());
-    if path.is_none() {
-        eprintln!("skipped: no witness `{name}` (make test writes them; golden vectors need ../shared)");
-    }
-    path
-}
-
-fn shared(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models").join(name)
-}
-
-fn array(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
-    let tensor = file.tensor(name).unwrap();
-    let data = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
-        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-        Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
-        Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-        other => panic!("{name}: {other:?}"),
-    }
+    witness::file(&format!("models/{name}"))
 }
 
 fn ids(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
     array(file, name).into_iter().map(|x| x as u32).collect()
-}
-
-fn max_error(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    got.iter()
-        .zip(want)
-        .map(|(g, w)| (*g as f64 - w).abs())
-        .fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
-}
-
-fn nmse(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
-    error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
 fn levels() -> impl Iterator<Item = Level> {

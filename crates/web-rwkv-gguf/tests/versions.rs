@@ -1,47 +1,28 @@
 //! RWKV-4, 5 and 6 against an independent forward pass, which `tools/witness_versions.py` writes.
 
+mod witness;
+
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use web_rwkv_gguf::{
     Level, Model, ModelVersion, Options, RnnInput, RnnInputBatch, RnnOption, State,
     load::Checkpoint,
     save::{SaveOptions, save},
 };
+use witness::{array, max_error, nmse, shared};
 
-/// A file of the witness, or `None` with a word about it.
 fn witness(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("WITNESS_DIR").map(|d| Path::new(&d).join("versions").join(name));
-    let path = path.filter(|p| p.exists());
-    if path.is_none() {
-        eprintln!(
-            "skipped: no witness `{name}` (make test writes them; those of tiny models need ../shared)"
-        );
-    }
-    path
+    witness::file(&format!("versions/{name}"))
 }
 
 fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models/third-party/tiny-rwkv").join(name)
-}
-
-fn array(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
-    let tensor = file.tensor(name).unwrap();
-    let data = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
-        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-        Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
-        other => panic!("{name}: {other:?}"),
-    }
+    shared("third-party/tiny-rwkv").join(name)
 }
 
 /// Largest difference, and NMSE.
 fn errors(got: &[f32], want: &[f64]) -> (f64, f64) {
-    assert_eq!(got.len(), want.len());
-    let differences = got.iter().zip(want).map(|(g, w)| (*g as f64 - w).abs());
-    let most = differences.clone().fold(0.0, |a, b| if b.is_nan() { b } else { f64::max(a, b) });
-    (most, differences.map(|d| d * d).sum::<f64>() / want.iter().map(|w| w * w).sum::<f64>())
+    (max_error(got, want), nmse(got, want))
 }
 
 fn levels() -> impl Iterator<Item = Level> {

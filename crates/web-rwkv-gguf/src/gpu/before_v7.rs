@@ -27,12 +27,6 @@ impl Gpu {
         self.products(b, &jobs.collect::<Vec<_>>());
     }
 
-    /// What a recurrence begins its parameters with: the sequences, the states of a layer, their size.
-    fn wkv_state(b: &Batch<'_>, layer: usize) -> [u32; 3] {
-        let [layers, rows, channels] = b.states[0].dims();
-        [0, ((layer * rows + 1) * channels) as u32, (layers * rows * channels) as u32]
-    }
-
     pub(super) fn record_wkv6(
         &self,
         b: &mut Batch<'_>,
@@ -43,7 +37,8 @@ impl Gpu {
         y: &Acts,
     ) {
         let kernel = Kernel::Wkv6 { head_size, decay: t.w.is_some(), gate: t.g.is_some() };
-        let mut params = Self::wkv_state(b, layer).to_vec();
+        let [state, slot] = Self::state_at(b, layer, 1);
+        let mut params = vec![0, state, slot];
         params.push(t.r.padded as u32);
         params.extend([t.r, t.k, t.v].map(|acts| self.place(b, acts)));
         params.extend([t.w, t.g].map(|acts| acts.map_or(0, |acts| self.place(b, acts))));
@@ -62,7 +57,8 @@ impl Gpu {
         y: &Acts,
     ) {
         let width = rkv[0].width;
-        let mut params = Self::wkv_state(b, layer).to_vec();
+        let [state, slot] = Self::state_at(b, layer, 1);
+        let mut params = vec![0, state, slot];
         params.push(width as u32);
         params.extend(rkv.map(|acts| self.place(b, acts)));
         params.extend([p.u.0, p.w.0, self.place(b, y), y.padded as u32]);

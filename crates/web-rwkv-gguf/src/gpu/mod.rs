@@ -517,6 +517,12 @@ impl Gpu {
         self.context.device.create_command_encoder(&Default::default())
     }
 
+    /// Where a row of a layer begins in a state, and the size of a state.
+    fn state_at(b: &Batch<'_>, layer: usize, row: usize) -> [u32; 2] {
+        let [layers, rows, channels] = b.states[0].dims();
+        [((layer * rows + row) * channels) as u32, (layers * rows * channels) as u32]
+    }
+
     /// Where activations begin in the buffer of their kind.
     fn place(&self, b: &Batch<'_>, acts: &Acts) -> u32 {
         b.memory.acts.get(acts.kind as usize).map_or(0, |arena| (acts.before * arena.rows) as u32)

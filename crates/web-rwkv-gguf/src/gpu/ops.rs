@@ -233,13 +233,9 @@ impl Ops for Gpu {
         h: &mut Acts,
         y: &mut [Acts],
     ) {
-        let dims = b.states[0].dims();
-        let (layer_size, row) = (dims[1] * dims[2], if shift == Shift::Att { 0 } else { dims[1] - 1 });
-        let step = |places: Vec<u32>| match places[..] {
-            [_] => 0,
-            [a, b, ..] => b - a,
-            [] => unreachable!("a shift has a mix"),
-        };
+        let last = b.states[0].dims()[1] - 1;
+        let [state, slot] = Self::state_at(b, layer, if shift == Shift::Att { 0 } else { last });
+        let step = |places: &[u32]| places.get(1).map_or(0, |second| second - places[0]);
         let mixes: Vec<_> = mix.iter().map(|v| v.0).collect();
         let places: Vec<_> = y.iter().map(|y| self.place(b, y)).collect();
         let even = |places: &[u32]| places.windows(2).all(|p| p[1] - p[0] == places[1] - places[0]);
@@ -251,12 +247,12 @@ impl Ops for Gpu {
             norm.weight.0,
             norm.bias.0,
             norm.eps.to_bits(),
-            (layer * layer_size + row * dims[2]) as u32,
-            (dims[0] * layer_size) as u32,
+            state,
+            slot,
             mixes[0],
-            step(mixes.clone()),
+            step(&mixes),
             places[0],
-            step(places.clone()),
+            step(&places),
             y[0].padded as u32,
             self.place(b, h),
         ];
@@ -301,14 +297,13 @@ impl Ops for Gpu {
         y: &mut Acts,
     ) {
         let (k_k, k_a, first) = b.keys.take().expect("gates come before wkv7");
-        let dims = b.states[0].dims();
-        let layer_size = dims[1] * dims[2];
+        let [state, slot] = Self::state_at(b, layer, 1);
         let [r, w, k, v, a, g, v_first] =
             [&t.r, &t.w, &t.k, &t.v, &t.a, &t.g, &t.v_first].map(|acts| self.place(b, acts));
         let params = [
             0,
-            (layer * layer_size + dims[2]) as u32,
-            (dims[0] * layer_size) as u32,
+            state,
+            slot,
             t.r.padded as u32,
             r,
             w,
@@ -327,7 +322,7 @@ impl Ops for Gpu {
             self.place(b, y),
             y.padded as u32,
         ];
-        let groups = (dims[2] / head_size, b.sequences);
+        let groups = (t.r.width / head_size, b.sequences);
         self.dispatch(b, usize::MAX, &Kernel::Wkv7 { head_size }, &params, groups);
     }
 
