@@ -8,11 +8,16 @@ DEMO := models/rwkv7-mail/demo
 
 PIP := $(VENV)/bin/pip install -q --disable-pip-version-check
 
+# What cargo builds of the command and the module; all of it if empty.
+FEATURES ?=
+
 .PHONY: demo command test training-test lint bench accuracy witness python
 
+# Without GPUs and the client of the Hugging Face hub, of which there is most to compile: it is ready in minutes.
+demo: LIGHT := FEATURES=--no-default-features
 demo:
-	@$(MAKE) --no-print-directory -j2 command $(VENV)/done
-	@$(MAKE) --no-print-directory python
+	@$(MAKE) --no-print-directory -j2 command $(VENV)/done $(LIGHT)
+	@$(MAKE) --no-print-directory python $(LIGHT)
 	@for schema in $(DEMO)/*.toml; do \
 	  target/release/web-rwkv extract --table --schema $$schema $${schema%.toml}.eml || exit 1; done
 	rm -f target/demo.jsonl
@@ -21,7 +26,7 @@ demo:
 	$(VENV)/bin/rwkv-email-agent dashboard --headless --repeats 3
 
 command:
-	cargo build --release --locked -p web-rwkv-cli
+	cargo build --release --locked -p web-rwkv-cli $(FEATURES)
 
 test: witness python
 	WITNESS_DIR=$(WITNESS) cargo test --workspace --locked
@@ -41,7 +46,7 @@ training-test: python
 # The module web_rwkv_py, as a wheel for every Python from 3.9 on, and the email agent.
 python: $(VENV)/done
 	rm -rf $(WHEEL)
-	$(VENV)/bin/maturin build -q --release --locked -m crates/web-rwkv-py/Cargo.toml -o $(WHEEL)
+	$(VENV)/bin/maturin build -q --release --locked $(FEATURES) -m crates/web-rwkv-py/Cargo.toml -o $(WHEEL)
 	$(PIP) --no-deps --force-reinstall $(WHEEL)/*.whl
 	$(PIP) --no-deps --no-build-isolation -e email-agent
 

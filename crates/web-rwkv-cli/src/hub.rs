@@ -14,6 +14,7 @@ use hf_hub::{
     Cache, Repo,
     api::sync::{Api, ApiBuilder, ApiError, Metadata},
 };
+use indicatif::{ProgressBar, ProgressStyle};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -161,8 +162,7 @@ impl Source {
             if had >= told.size() as u64 {
                 fs::remove_file(&part)?; // there is no rest to ask for
             }
-            let bar = Progress::bytes();
-            match self.api.repo(self.repo.clone()).download_with_progress(file, bar) {
+            match self.api.repo(self.repo.clone()).download_with_progress(file, Bar::new()) {
                 Ok(_) => return Ok(()),
                 Err(ApiError::IoError(_)) if length(&part) > Some(had) => (),
                 Err(e) => return Err(self.error(e)),
@@ -198,6 +198,33 @@ impl Source {
 
     fn says(&self, what: String) -> Box<dyn std::error::Error> {
         format!("{}: {}: {what}", self.name, self.endpoint).into()
+    }
+}
+
+/// The bar of a download.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+        let style = ProgressStyle::with_template(style).expect("the template is valid");
+        Self(ProgressBar::new(0).with_style(style))
+    }
+}
+
+impl hf_hub::api::Progress for Bar {
+    fn init(&mut self, size: usize, file: &str) {
+        self.0.set_length(size as u64);
+        self.0.reset();
+        self.0.set_message(file.to_owned());
+    }
+
+    fn update(&mut self, more: usize) {
+        self.0.inc(more as u64);
+    }
+
+    fn finish(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

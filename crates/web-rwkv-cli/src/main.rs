@@ -10,6 +10,7 @@ mod embed;
 mod extract;
 mod generate;
 mod html;
+#[cfg_attr(not(feature = "hub"), path = "no_hub.rs")]
 mod hub;
 mod info;
 mod mail;

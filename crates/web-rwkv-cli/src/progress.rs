@@ -30,15 +30,6 @@ impl Progress {
         Self { bars, bar }
     }
 
-    /// For a download.
-    pub(crate) fn bytes() -> Self {
-        let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}";
-        let style = ProgressStyle::with_template(style).expect("the template is valid");
-        let bars = MultiProgress::new();
-        let bar = bars.add(ProgressBar::new(0).with_style(style));
-        Self { bars, bar }
-    }
-
     /// For tokens that are read as a part of this work.
     pub(crate) fn tokens(&self) -> Tokens<'_> {
         Tokens { progress: self, bar: None }
@@ -58,22 +49,6 @@ impl Progress {
     }
 
     pub(crate) fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl hf_hub::api::Progress for Progress {
-    fn init(&mut self, size: usize, file: &str) {
-        self.bar.set_length(size as u64);
-        self.bar.reset();
-        self.message(file.to_owned());
-    }
-
-    fn update(&mut self, more: usize) {
-        self.bar.inc(more as u64);
-    }
-
-    fn finish(&mut self) {
         self.bar.finish_and_clear();
     }
 }

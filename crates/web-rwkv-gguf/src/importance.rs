@@ -9,7 +9,7 @@ use crate::{
     Result,
     batch::{Progress, RnnInput, RnnOption},
     cpu::Watch,
-    gpu::Device,
+    device::Device,
     load::Checkpoint,
     model::{Model, Options},
     save::Importance,

@@ -31,14 +31,16 @@
 
 mod batch;
 mod cpu;
+mod device;
 mod error;
 mod extract;
 pub mod format;
 mod generate;
+#[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]
 mod gpu;
 mod importance;
 pub mod load;
-#[cfg(test)]
+#[cfg(all(test, feature = "gpu"))]
 mod lockstep;
 mod model;
 mod ops;
@@ -50,10 +52,11 @@ mod tokenizer;
 
 pub use batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict};
 pub use cpu::Level;
+pub use device::{Device, DeviceInfo, OpTime, Tier};
 pub use error::{Error, Result};
 pub use extract::{ExtractOptions, Extracted, Extraction, Field, Timings};
 pub use generate::Generation;
-pub use gpu::{Device, DeviceInfo, OpTime, Tier, devices};
+pub use gpu::devices;
 pub use importance::importance;
 pub use load::ModelVersion;
 pub use model::{Model, ModelInfo, Options};

@@ -122,6 +122,7 @@ pub(crate) struct Chunked<'a> {
     pub(crate) seqs: &'a [Sequence],
     pub(crate) states: &'a mut [State],
     /// Rows that are wanted: hidden vectors, logits.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))] // a GPU makes room for them
     pub(crate) rows: [&'a [usize]; 2],
 }
 

@@ -122,23 +122,9 @@ impl State {
         self.shape.len().expect("the sizes of an open model, or of what was read, fit in memory")
     }
 
-    /// Whether the state is known to be zeros.
-    pub(crate) fn is_zero(&self) -> bool {
-        self.slot.is_none() && self.data.get().is_none()
-    }
-
     /// Whether the state is kept on a GPU.
     pub fn is_on_gpu(&self) -> bool {
         self.slot.is_some()
-    }
-
-    pub(crate) fn slot(&self) -> Option<&Arc<Slot>> {
-        self.slot.as_ref()
-    }
-
-    /// From now on the state is what a slot holds.
-    pub(crate) fn settle(&mut self, slot: Arc<Slot>) {
-        (self.data, self.slot) = (OnceLock::new(), Some(slot));
     }
 
     /// Fetches the state to this machine's memory, where it is then kept.
@@ -284,5 +270,23 @@ impl State {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let bytes = fs::read(path.as_ref()).map_err(|e| Error::io(path.as_ref(), e))?;
         Self::from_bytes(&path.as_ref().display().to_string(), &bytes)
+    }
+}
+
+/// What the GPU executor does with states.
+#[cfg(feature = "gpu")]
+impl State {
+    /// Whether the state is known to be zeros.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.slot.is_none() && self.data.get().is_none()
+    }
+
+    pub(crate) fn slot(&self) -> Option<&Arc<Slot>> {
+        self.slot.as_ref()
+    }
+
+    /// From now on the state is what a slot holds.
+    pub(crate) fn settle(&mut self, slot: Arc<Slot>) {
+        (self.data, self.slot) = (OnceLock::new(), Some(slot));
     }
 }

@@ -26,15 +26,15 @@ use std::{
 };
 
 pub(crate) use context::{Context, Mapped};
+pub use device::devices;
 pub(crate) use device::has_gpu;
-pub use device::{Device, DeviceInfo, Tier, devices};
-pub use profile::OpTime;
 pub(crate) use self_test::tested;
 pub(crate) use state::{Pool, Slot};
 
 use crate::{
     Error, Result,
     batch::Sequence,
+    device::{DeviceInfo, OpTime, Tier},
     load::Checkpoint,
     ops::{Act, Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
     state::State,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Result;
+use crate::{Result, device::OpTime};
 
 use super::Context;
 
@@ -19,21 +19,6 @@ pub(super) struct Profile {
     resolved: wgpu::Buffer,
     nanoseconds: f64,
     times: Mutex<BTreeMap<String, OpTime>>,
-}
-
-/// How often an operation ran on a GPU, and how long that took.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OpTime {
-    /// The kernel, and what it ran on.
-    pub name: String,
-    /// How often.
-    pub count: usize,
-    /// All together, from the end of the operation before to its own.
-    pub time: Duration,
-    /// Bytes of weights that it read.
-    pub bytes: u64,
-    /// Additions and multiplications of products.
-    pub operations: u64,
 }
 
 /// A dispatch of a batch that is timed.

@@ -16,7 +16,8 @@ use crate::{
     Error, Result,
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Cpu, Level, Watch},
-    gpu::{self, Device, DeviceInfo, Gpu, OpTime, Tier},
+    device::{Device, DeviceInfo, OpTime, Tier},
+    gpu,
     load::{Bytes, Checkpoint, ModelVersion},
     ops::Ops,
     state::{State, StateShape},
@@ -72,7 +73,8 @@ pub struct Options {
 /// A model on its executor.
 enum Engine {
     Cpu(Box<Net<Cpu>>),
-    Gpu(Box<Net<Gpu>>),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<Net<gpu::Gpu>>),
 }
 
 /// Runs `$body` with `$net` as the model on its executor.
@@ -80,9 +82,25 @@ macro_rules! on {
     ($engine:expr, $net:ident => $body:expr) => {
         match $engine {
             Engine::Cpu($net) => $body,
+            #[cfg(feature = "gpu")]
             Engine::Gpu($net) => $body,
         }
     };
+}
+
+impl Engine {
+    #[cfg(feature = "gpu")]
+    fn on_gpu(index: Option<usize>, options: Options, checkpoint: &Checkpoint) -> Result<Self> {
+        let wanted = gpu::Wanted { index, tier: options.tier, profile: options.profile };
+        let wanted = gpu::tested(wanted)?;
+        Ok(Self::Gpu(Box::new(Net::new(gpu::Gpu::new(wanted, checkpoint)?, checkpoint)?)))
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn on_gpu(index: Option<usize>, _: Options, _: &Checkpoint) -> Result<Self> {
+        let what = "this program was built without the feature `gpu`".into();
+        Err(Error::Device { device: Device::Gpu(index).to_string(), what })
+    }
 }
 
 /// An open model. It is never changed: any number of threads may use it at once.
@@ -149,11 +167,7 @@ impl Model {
         let on_cpu = |watch| -> Result<Engine> {
             Ok(Engine::Cpu(Box::new(Net::new(Cpu::new(level, threads).watched(watch), checkpoint)?)))
         };
-        let on_gpu = |index| -> Result<Engine> {
-            let wanted = gpu::Wanted { index, tier: options.tier, profile: options.profile };
-            let wanted = gpu::tested(wanted)?;
-            Ok(Engine::Gpu(Box::new(Net::new(Gpu::new(wanted, checkpoint)?, checkpoint)?)))
-        };
+        let on_gpu = |index| Engine::on_gpu(index, options, checkpoint);
         let engine = match options.device {
             _ if watch.is_some() => on_cpu(watch)?,
             Device::Gpu(index) => on_gpu(index)?,
@@ -210,6 +224,7 @@ impl Model {
     pub fn cpu(&self) -> Option<(Level, usize)> {
         match &self.engine {
             Engine::Cpu(net) => Some((net.ops.level(), net.ops.threads())),
+            #[cfg(feature = "gpu")]
             Engine::Gpu(_) => None,
         }
     }
@@ -218,6 +233,7 @@ impl Model {
     pub fn gpu(&self) -> Option<&DeviceInfo> {
         match &self.engine {
             Engine::Cpu(_) => None,
+            #[cfg(feature = "gpu")]
             Engine::Gpu(net) => Some(net.ops.info()),
         }
     }
@@ -226,6 +242,7 @@ impl Model {
     pub fn op_times(&self) -> Vec<OpTime> {
         match &self.engine {
             Engine::Cpu(_) => vec![],
+            #[cfg(feature = "gpu")]
             Engine::Gpu(net) => net.ops.op_times(),
         }
     }
@@ -274,6 +291,7 @@ impl Model {
         self.check_state(state)?;
         match &self.engine {
             Engine::Cpu(_) => state.to_host(),
+            #[cfg(feature = "gpu")]
             Engine::Gpu(net) => net.ops.place_state(state),
         }
     }
