@@ -61,6 +61,8 @@ impl Kernel {
 pub(super) enum Tile {
     Large,
     Medium,
+    /// As `Medium`, by twice as many threads.
+    Sliced,
     Small,
 }
 
@@ -86,25 +88,36 @@ impl fmt::Display for Kernel {
 const THREADS: usize = 256;
 /// Rows and tokens of a workgroup of `project_many`.
 const TILE: (usize, usize) = (64, 64);
-/// Bytes of inputs that a workgroup of `project_few` holds.
-const SEGMENT_BYTES: usize = 12 << 10;
+/// Bytes of inputs that a workgroup of `project_few` holds, where it may have them.
+const SEGMENT_BYTES: usize = 24 << 10;
 
-/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, and the chunks of a step.
+/// Rows and tokens of a workgroup of `project_matrix`, the subgroups of a team that share it, the chunks of a step, and the
+/// teams that share the columns.
 struct MatrixTile {
     rows: usize,
     tokens: usize,
     down: usize,
     across: usize,
     chunks: usize,
+    slices: usize,
+}
+
+impl MatrixTile {
+    /// Memory of a workgroup.
+    fn bytes(&self) -> usize {
+        let stride = 8 * (8 * self.chunks + 2);
+        self.slices * ((self.rows + self.tokens) * stride + 1024 * self.down * self.across)
+    }
 }
 
 impl Tile {
     /// As measured on an H100: see docs/kernels.md.
     fn matrix(self) -> MatrixTile {
         match self {
-            Self::Large => MatrixTile { rows: 128, tokens: 128, down: 2, across: 2, chunks: 1 },
-            Self::Medium => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2 },
-            Self::Small => MatrixTile { rows: 32, tokens: 64, down: 2, across: 2, chunks: 4 },
+            Self::Large => MatrixTile { rows: 128, tokens: 128, down: 2, across: 2, chunks: 1, slices: 1 },
+            Self::Medium => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2, slices: 1 },
+            Self::Sliced => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2, slices: 2 },
+            Self::Small => MatrixTile { rows: 32, tokens: 64, down: 2, across: 2, chunks: 4, slices: 1 },
         }
     }
 }
@@ -160,15 +173,21 @@ impl Kernels {
         })
     }
 
-    /// The tile that keeps the device busy with products of so many rows, each by itself, and tokens.
-    pub(super) fn tile_for(&self, rows: &[usize], tokens: usize) -> Tile {
-        let busy = |tile: &Tile| {
+    /// The tile that keeps the device busy with products of so many rows, each by itself, columns and tokens.
+    pub(super) fn tile_for(&self, rows: &[usize], columns: usize, tokens: usize) -> Tile {
+        if self.tier != Tier::Matrix {
+            return Tile::Medium;
+        }
+        let groups = |tile: Tile| {
             let MatrixTile { rows: r, tokens: t, .. } = tile.matrix();
-            rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t) >= 100
+            rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t)
         };
-        match self.tier {
-            Tier::Matrix => [Tile::Large, Tile::Medium].into_iter().find(busy).unwrap_or(Tile::Small),
-            _ => Tile::Medium,
+        // Of few columns most of the time goes into writing, which a large tile is slow at.
+        match (groups(Tile::Large), groups(Tile::Medium)) {
+            (100.., _) if columns >= 512 => Tile::Large,
+            (_, 132..) => Tile::Medium,
+            (_, 64..) if Tile::Sliced.matrix().bytes() <= self.room() => Tile::Sliced,
+            _ => Tile::Small,
         }
     }
 
@@ -187,8 +206,13 @@ impl Kernels {
 
     /// Threads that share a row of `project_few`: they should have several chunks each.
     fn row_lanes(&self, columns: usize) -> usize {
-        let most = self.lanes.min(if columns >= 8192 { 32 } else { 16 });
+        let most = self.lanes.min(if columns >= 8192 && self.room() >= 32 << 10 { 32 } else { 16 });
         (columns / CHUNK / 2).max(1).next_power_of_two().min(most)
+    }
+
+    /// Bytes of memory that a workgroup may have.
+    fn room(&self) -> usize {
+        self.device.limits().max_compute_workgroup_storage_size as usize
     }
 
     /// How the recurrence of a head is spread over threads: constants, and how many threads.
@@ -199,7 +223,9 @@ impl Kernels {
         let threads = head_size / 4 * parts;
         let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
         constants.extend([("N", head_size), ("PARTS", parts), ("TEAM", team)]);
-        constants.push(("BLOCK", (512 / head_size).max(1)));
+        // Up to nine floats for each channel of each token of a block are in the workgroup's memory.
+        let room = self.room() / (9 * 4 * head_size);
+        constants.push(("BLOCK", (1 << room.max(1).ilog2()).min(1024 / head_size).max(1)));
         threads
     }
 
@@ -247,8 +273,8 @@ impl Kernels {
                 layouts = of.clone();
                 let lanes = self.row_lanes(*columns);
                 // 9 vectors for each chunk.
-                let most = SEGMENT_BYTES / (9 * VECTOR * tokens);
-                let segment = most.min(columns / CHUNK).next_multiple_of(lanes) * CHUNK;
+                let most = SEGMENT_BYTES.min(self.room()) / (9 * VECTOR * tokens);
+                let segment = (most / lanes * lanes).min((columns / CHUNK).next_multiple_of(lanes)) * CHUNK;
                 constants.extend([("LANES", lanes), ("ROWS", few_rows(*tokens)), ("TOKENS", *tokens)]);
                 constants.extend([("AHEAD", if *tokens > 2 { 1 } else { 2 }), ("SEGMENT", segment)]);
                 parts.extend([thread, store, job, include_str!("kernels/project_few.wgsl")]);
@@ -258,10 +284,10 @@ impl Kernels {
             }
             Kernel::Many { layouts: of, tile } if self.tier == Tier::Matrix => {
                 layouts = of.clone();
-                let MatrixTile { rows, tokens, down, across, chunks } = tile.matrix();
-                threads = self.lanes * down * across;
+                let MatrixTile { rows, tokens, down, across, chunks, slices } = tile.matrix();
+                threads = self.lanes * down * across * slices;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
-                constants.push(("CHUNKS", chunks));
+                constants.extend([("CHUNKS", chunks), ("SLICES", slices)]);
                 parts.extend([thread, store, job, include_str!("kernels/project_matrix.wgsl")]);
                 each = vec![decode, include_str!("kernels/part/matrix_rows.wgsl")];
                 choice = ("product", "t: Thread, job: Job, first: u32, token: u32", "");

@@ -556,7 +556,7 @@ impl Gpu {
                 Kernel::Few { layouts: layouts.clone(), tokens: tokens.next_power_of_two(), columns }
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                Kernel::Many { layouts: layouts.clone(), tile: self.kernels.tile_for(&rows, tokens) }
+                Kernel::Many { layouts: layouts.clone(), tile: self.kernels.tile_for(&rows, columns, tokens) }
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
             let at = b.recording.table.len() as u32;

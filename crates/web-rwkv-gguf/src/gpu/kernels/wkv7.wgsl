@@ -1,5 +1,6 @@
 // The recurrence of a head of a sequence, one workgroup: a thread has J rows of four columns of Sᵀ in registers; PARTS
-// threads share the columns. BLOCK tokens are fetched together; a TEAM of threads sums up what a token has.
+// threads share the columns, of each PARTS fours of rows one. BLOCK tokens are fetched while those before run; a TEAM of
+// threads sums up what a token has.
 //
 // u = k k_k, kk = u / ‖u‖, k = k (1 + (a − 1) k_a)
 // S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ, y = S r
@@ -32,8 +33,19 @@ struct Params {
 
 /// Rows of a thread.
 const J: u32 = N / PARTS;
-/// Channels of a block, in vectors of four.
+/// Channels of a block, in vectors of four, and how many of them a thread fetches.
 const SIZE: u32 = BLOCK * N / 4u;
+const FETCH: u32 = (SIZE + THREADS - 1u) / THREADS;
+
+/// Four channels of a token.
+struct Fetched {
+    r: vec4<f32>,
+    w: vec4<f32>,
+    k: vec4<f32>,
+    v: vec4<f32>,
+    a: vec4<f32>,
+    g: vec4<f32>,
+}
 
 var<workgroup> rs: array<vec4<f32>, SIZE>;
 var<workgroup> ws: array<vec4<f32>, SIZE>;
@@ -52,46 +64,62 @@ fn wkv7(b: Builtins) {
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
     let start = table[sequence + 1u];
     let len = table[sequence + 2u];
+    if len == 0u {
+        return;
+    }
     let i = t.index / PARTS;
     let part = t.index % PARTS;
-    let state = table[sequence] * p.slot + p.state + part * J * p.width + head + 4u * i;
+    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + 4u * i;
     var s: array<vec4<f32>, J>;
     for (var j = 0u; j < J; j++) {
-        let at = state + j * p.width;
+        let at = state + row(j) * p.width;
         s[j] = vec4(states[at], states[at + 1u], states[at + 2u], states[at + 3u]);
+    }
+    var next: array<Fetched, FETCH>;
+    for (var f = 0u; f < FETCH; f++) {
+        if t.index + f * THREADS < len * N / 4u {
+            next[f] = fetch(t.index + f * THREADS, head, start, len);
+        }
     }
     for (var done = 0u; done < len; done += BLOCK) {
         let tokens = min(BLOCK, len - done);
+        var g: array<vec4<f32>, FETCH>;
         workgroupBarrier();
-        for (var e = t.index; e < tokens * N / 4u; e += THREADS) {
-            let c = head + 4u * (e % (N / 4u));
-            let at = (start + done + e / (N / 4u)) * p.width + c;
-            let k = four(p.k + at);
-            let a = four(p.a + at);
-            let r = four(p.r + at);
-            let v = four(p.v + at);
-            let u = k * four_of(p.k_k + c);
-            let key = k * (1.0 + (a - 1.0) * four_of(p.k_a + c));
-            rs[e] = r;
-            ws[e] = four(p.w + at);
-            ks[e] = key;
-            us[e] = u;
-            uas[e] = u * a;
-            bonus[e] = r * key * four_of(p.r_k + c);
-            vs[e] = v;
-            if p.first != 0u {
-                for (var m = 0u; m < 4u; m++) {
-                    acts[p.v_first + at + m] = v[m];
+        for (var f = 0u; f < FETCH; f++) {
+            let e = t.index + f * THREADS;
+            if e < tokens * N / 4u {
+                let x = next[f];
+                let c = head + 4u * (e % (N / 4u));
+                let u = x.k * four_of(p.k_k + c);
+                let key = x.k * (1.0 + (x.a - 1.0) * four_of(p.k_a + c));
+                rs[e] = x.r;
+                ws[e] = x.w;
+                ks[e] = key;
+                us[e] = u;
+                uas[e] = u * x.a;
+                bonus[e] = x.r * key * four_of(p.r_k + c);
+                vs[e] = x.v;
+                g[f] = x.g;
+                if p.first != 0u {
+                    let at = p.v_first + (start + done + e / (N / 4u)) * p.width + c;
+                    for (var m = 0u; m < 4u; m++) {
+                        acts[at + m] = x.v[m];
+                    }
                 }
             }
         }
         workgroupBarrier();
+        if done + BLOCK < len {
+            for (var f = 0u; f < FETCH; f++) {
+                next[f] = fetch(t.index + f * THREADS, head, start + done + BLOCK, len - done - BLOCK);
+            }
+        }
         for (var n = 0u; n < tokens; n++) {
-            let at = (n * N + part * J) / 4u;
+            let at = n * N / 4u + part;
             var sa = vec4(0.0);
             var square = 0.0;
             for (var m = 0u; m < J / 4u; m++) {
-                let u = us[at + m];
+                let u = us[at + PARTS * m];
                 for (var j = 0u; j < 4u; j++) {
                     sa += s[4u * m + j] * u[j];
                 }
@@ -104,10 +132,10 @@ fn wkv7(b: Builtins) {
             let v = vs[n * N / 4u + i];
             var y = vec4(0.0);
             for (var m = 0u; m < J / 4u; m++) {
-                let w = ws[at + m];
-                let ua = uas[at + m];
-                let k = ks[at + m];
-                let r = rs[at + m];
+                let w = ws[at + PARTS * m];
+                let ua = uas[at + PARTS * m];
+                let k = ks[at + PARTS * m];
+                let r = rs[at + PARTS * m];
                 for (var j = 0u; j < 4u; j++) {
                     s[4u * m + j] = s[4u * m + j] * w[j] + sa * ua[j] + v * k[j];
                     y += s[4u * m + j] * r[j];
@@ -140,18 +168,31 @@ fn wkv7(b: Builtins) {
             stats[n] = vec3(mean, inverseSqrt(variance + p.eps), gain);
         }
         workgroupBarrier();
-        for (var e = t.index; e < tokens * N / 4u; e += THREADS) {
-            let c = head + 4u * (e % (N / 4u));
-            let token = start + done + e / (N / 4u);
-            let f = stats[e / (N / 4u)];
-            let x = (ys[e] - f.x) * f.y * four_of(p.weight + c) + four_of(p.bias + c) + f.z * vs[e];
-            let y = x * four(p.g + token * p.width + c);
-            inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(clamp(y, vec4(-LARGEST), vec4(LARGEST)));
+        for (var f = 0u; f < FETCH; f++) {
+            let e = t.index + f * THREADS;
+            if e < tokens * N / 4u {
+                let c = head + 4u * (e % (N / 4u));
+                let q = stats[e / (N / 4u)];
+                let x = (ys[e] - q.x) * q.y * four_of(p.weight + c) + four_of(p.bias + c) + q.z * vs[e];
+                let y = clamp(x * g[f], vec4(-LARGEST), vec4(LARGEST));
+                inputs[(p.y + (start + done + e / (N / 4u)) * p.y_width + c) / 4u] = vec4<Input>(y);
+            }
         }
     }
     for (var j = 0u; j < J; j++) {
         for (var m = 0u; m < 4u; m++) {
-            states[state + j * p.width + m] = s[j][m];
+            states[state + row(j) * p.width + m] = s[j][m];
         }
     }
+}
+
+/// Row j of a thread, from its first.
+fn row(j: u32) -> u32 {
+    return j / 4u * 4u * PARTS + j % 4u;
+}
+
+/// Vector e of tokens from `start` on, of which there are `len`.
+fn fetch(e: u32, head: u32, start: u32, len: u32) -> Fetched {
+    let at = (start + min(e / (N / 4u), len - 1u)) * p.width + head + 4u * (e % (N / 4u));
+    return Fetched(four(p.r + at), four(p.w + at), four(p.k + at), four(p.v + at), four(p.a + at), four(p.g + at));
 }
