@@ -88,8 +88,8 @@ impl fmt::Display for Kernel {
 const THREADS: usize = 256;
 /// Rows and tokens of a workgroup of `project_many`.
 const TILE: (usize, usize) = (64, 64);
-/// Bytes of inputs that a workgroup of `project_few` holds, where it may have them.
-const SEGMENT_BYTES: usize = 24 << 10;
+/// Bytes of inputs that a workgroup of `project_few` holds.
+const SEGMENT_BYTES: usize = 12 << 10;
 
 /// Rows and tokens of a workgroup of `project_matrix`, the subgroups of a team that share it, the chunks of a step, and the
 /// teams that share the columns.
@@ -206,7 +206,7 @@ impl Kernels {
 
     /// Threads that share a row of `project_few`: they should have several chunks each.
     fn row_lanes(&self, columns: usize) -> usize {
-        let most = self.lanes.min(if columns >= 8192 && self.room() >= 32 << 10 { 32 } else { 16 });
+        let most = self.lanes.min(if columns >= 8192 { 32 } else { 16 });
         (columns / CHUNK / 2).max(1).next_power_of_two().min(most)
     }
 
@@ -273,7 +273,7 @@ impl Kernels {
                 layouts = of.clone();
                 let lanes = self.row_lanes(*columns);
                 // 9 vectors for each chunk.
-                let most = SEGMENT_BYTES.min(self.room()) / (9 * VECTOR * tokens);
+                let most = SEGMENT_BYTES / (9 * VECTOR * tokens);
                 let segment = (most / lanes * lanes).min((columns / CHUNK).next_multiple_of(lanes)) * CHUNK;
                 constants.extend([("LANES", lanes), ("ROWS", few_rows(*tokens)), ("TOKENS", *tokens)]);
                 constants.extend([("AHEAD", if *tokens > 2 { 1 } else { 2 }), ("SEGMENT", segment)]);
