@@ -34,6 +34,7 @@ mod cpu;
 mod device;
 mod error;
 mod extract;
+mod fnv;
 pub mod format;
 mod generate;
 #[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]

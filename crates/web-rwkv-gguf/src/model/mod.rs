@@ -17,6 +17,7 @@ use crate::{
     batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
     cpu::{Cpu, Level, Watch},
     device::{Device, DeviceInfo, OpTime, Tier},
+    fnv::Fnv,
     gpu,
     load::{Bytes, Checkpoint, ModelVersion},
     ops::Ops,
@@ -425,14 +426,10 @@ fn mean(rows: &[f32], channels: usize) -> Vec<f32> {
     (0..channels).map(|c| rows.iter().skip(c).step_by(channels).sum::<f32>() / count).collect()
 }
 
-/// A number that tells models apart: FNV-1a over the names, shapes, formats and sampled bytes of all tensors.
+/// A number that tells models apart, of the names, shapes, formats and sampled bytes of all tensors.
 fn fingerprint(checkpoint: &Checkpoint) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for b in bytes {
-            hash = (hash ^ *b as u64).wrapping_mul(0x100_0000_01b3);
-        }
-    };
+    let mut hash = Fnv::new();
+    let mut add = |bytes: &[u8]| hash.add(bytes);
     let mut names: Vec<_> = checkpoint.tensors.keys().collect();
     names.sort();
     for name in names {
@@ -444,5 +441,5 @@ fn fingerprint(checkpoint: &Checkpoint) -> u64 {
         add(&head[..head.len().min(64)]);
         add(&tail[..tail.len().min(64)]);
     }
-    hash
+    hash.number()
 }
