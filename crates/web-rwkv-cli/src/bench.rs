@@ -9,7 +9,7 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, json};
-use web_rwkv_gguf::{Model, RnnInput, RnnInputBatch, RnnOption, State};
+use web_rwkv_gguf::{Generation, Model, RnnInput, RnnInputBatch, RnnOption, Sampler, SamplerOptions, State};
 
 use crate::{Result, model, peak, progress::Progress};
 
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "T,…", value_delimiter = ',', default_values_t = [128, 512],
         value_parser = clap::value_parser!(u32).range(1..))]
     lengths: Vec<u32>,
+    /// Sequences that are decoded together; tok/s are those of all
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1],
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
+    sequences: Vec<u32>,
     /// Times that each measurement is repeated
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
@@ -71,15 +75,19 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         return ops(common, args);
     }
     let repeats = args.repeats as usize;
-    // A length that is named twice is measured once: rows have names of their own.
-    let mut lengths = vec![];
-    args.lengths.iter().for_each(|n| {
-        if !lengths.contains(n) {
-            lengths.push(*n)
-        }
-    });
+    // What is named twice is measured once: rows have names of their own.
+    let once = |numbers: &[u32]| {
+        let mut seen = vec![];
+        numbers.iter().for_each(|n| {
+            if !seen.contains(n) {
+                seen.push(*n)
+            }
+        });
+        seen
+    };
+    let (lengths, sequences) = (once(&args.lengths), once(&args.sequences));
     let wanted = |what| args.only.is_empty() || args.only.contains(&what);
-    let bar = Progress::new(lengths.len() + 8, "measurements");
+    let bar = Progress::new(lengths.len() + sequences.len() + 7, "measurements");
     let mut rows: Vec<Row> = vec![];
     let mut measure = |what, name: String, unit, run: &mut dyn FnMut() -> Result<f64>| -> Result<()> {
         if wanted(what) {
@@ -112,13 +120,24 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             Ok(f64::from(length) * 1e3 / ms)
         })?;
     }
-    let next = tokens(DECODE_TOKENS, vocab);
-    measure(What::Decode, format!("decode {DECODE_TOKENS} tokens"), "tok/s", &mut || {
-        let mut state = model.init_state();
-        let ms =
-            milliseconds(|| next.chunks(1).try_for_each(|t| read(&model, t, RnnOption::Last, &mut state)))?;
-        Ok(DECODE_TOKENS as f64 * 1e3 / ms)
-    })?;
+    for &count in &sequences {
+        let name = match count {
+            1 => format!("decode {DECODE_TOKENS} tokens"),
+            _ => format!("decode {DECODE_TOKENS} tokens of {count} sequences"),
+        };
+        measure(What::Decode, name, "tok/s", &mut || {
+            let mut texts = tokens(count as usize, vocab)
+                .into_iter()
+                .map(|token| decoding(&model, token))
+                .collect::<Result<Vec<_>>>()?;
+            texts.iter_mut().try_for_each(|text| text.read_prompt(&model, &mut |_| ()))?;
+            let ms = milliseconds(|| {
+                while Generation::advance(&mut texts, &model)? {}
+                Ok(())
+            })?;
+            Ok(f64::from(count) * DECODE_TOKENS as f64 * 1e3 / ms)
+        })?;
+    }
     let document = tokens(DOC_TOKENS, vocab);
     measure(What::DocState, format!("doc state, {DOC_TOKENS} tokens"), "ms", &mut || {
         milliseconds(|| {
@@ -163,7 +182,8 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
             let operations = 2.0 * ((weights - head) as f64 + head as f64 / f64::from(length));
             row.percent = Some(("of arithmetic peak", 100.0 * row.median() * operations / arithmetic));
         }
-        if let Some(row) = rows.iter_mut().find(|row| row.what == What::Decode) {
+        let mut decodes = rows.iter_mut().filter(|row| row.what == What::Decode);
+        if let Some(row) = sequences.iter().position(|n| *n == 1).and_then(|i| decodes.nth(i)) {
             row.percent = Some(("of memory bandwidth", 100.0 * row.median() * bytes as f64 / bandwidth));
         }
     }
@@ -231,6 +251,13 @@ fn milliseconds(run: impl FnOnce() -> Result<()>) -> Result<f64> {
 fn read(model: &Model, tokens: &[u32], option: RnnOption, state: &mut State) -> Result<()> {
     black_box(model.run(tokens, option, state)?);
     Ok(())
+}
+
+/// A text of [`DECODE_TOKENS`] tokens after one that reading the prompt chooses.
+fn decoding(model: &Model, first: u32) -> Result<Generation> {
+    let sampler = Sampler::new(SamplerOptions::greedy());
+    let text = Generation::new(&[first], model.init_state(), sampler, DECODE_TOKENS + 1, vec![])?;
+    Ok(text.ignoring_end())
 }
 
 /// Token ids that jump about in the vocabulary; times do not depend on which they are.

@@ -195,12 +195,15 @@ fn a_dash_is_standard_input() {
 }
 
 #[test]
-fn a_length_named_twice_is_measured_once() {
-    let args = ["bench", "--json", "--lengths", "4,2,4", "--repeats", "1"];
+fn what_is_named_twice_is_measured_once() {
+    let args = ["bench", "--json", "--lengths", "4,2,4", "--sequences", "2,1,2", "--repeats", "1"];
     let line = &json(&good(&args, b""))[0];
     let names: Vec<_> = line["measured"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(names[..4], ["load", "load to first token", "prefill 4 tokens", "prefill 2 tokens"]);
-    assert!(line["measured"]["prefill 2 tokens"]["percent"].is_number());
+    assert_eq!(names[4..6], ["decode 64 tokens of 2 sequences", "decode 64 tokens"]);
+    let percent = |name: &str| &line["measured"][name]["percent"];
+    assert!(percent("prefill 2 tokens").is_number() && percent("decode 64 tokens").is_number());
+    assert!(percent("decode 64 tokens of 2 sequences").is_null());
 }
 
 #[test]

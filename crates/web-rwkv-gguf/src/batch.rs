@@ -1,6 +1,12 @@
 //! Requests of several sequences, and how they are cut into chunks of the forward pass.
 
-use std::ops::{ControlFlow, Range};
+use std::{
+    fmt,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
+
+use crate::{Result, gpu::Chosen, sampler::Choice};
 
 /// What a request wants back for its tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -151,15 +157,47 @@ impl Sequence {
     }
 }
 
+/// A token that was chosen, or will have been when a GPU comes to it.
+#[derive(Clone)]
+pub(crate) enum Token {
+    Known(u32),
+    /// A row of what a GPU chooses.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    Coming(Arc<Chosen>, usize),
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(id) => write!(f, "{id}"),
+            Self::Coming(..) => f.write_str("coming"),
+        }
+    }
+}
+
+impl Token {
+    /// The token, once it is known.
+    pub(crate) fn id(&self) -> Result<u32> {
+        match self {
+            Self::Known(id) => Ok(*id),
+            Self::Coming(chosen, row) => chosen.token(*row),
+        }
+    }
+}
+
 /// Tokens that go through the model together, in one flat dimension.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Chunk {
     pub(crate) tokens: Vec<u32>,
+    /// Which of them are still to be chosen, and the row of what is.
+    pub(crate) coming: Vec<(usize, Arc<Chosen>, usize)>,
     pub(crate) seqs: Vec<Sequence>,
     /// Rows whose logits are wanted, and the sequence that each belongs to.
     pub(crate) logits: Vec<(usize, usize)>,
     /// Rows whose hidden vectors are wanted, likewise.
     pub(crate) hidden: Vec<(usize, usize)>,
+    /// How a token is chosen by each row of logits, if that is wanted instead.
+    pub(crate) choices: Vec<Choice>,
 }
 
 impl Chunk {

@@ -1,28 +1,47 @@
 //! Continuing a text token by token.
 
-use std::{ops::ControlFlow, slice};
+use std::{collections::VecDeque, ops::ControlFlow, slice};
 
-use crate::{Error, Model, Progress, Result, RnnInput, RnnInputBatch, RnnOption, Sampler, State, Verdict};
+use crate::{
+    Error, Model, Progress, Result, RnnInput, RnnInputBatch, RnnOption, Sampler, State, Tokenizer, Verdict,
+    batch::Token,
+};
 
 /// Token that ends a document.
 pub(crate) const END_OF_DOCUMENT: u32 = 0;
 
-/// A text that is being written: call [`Generation::next`] until it gives `None`.
+/// A text that is being written: call [`Generation::next`] until it gives `None`, or [`Generation::advance`] for several
+/// that are written together.
+///
+/// A GPU is always given some steps more than those whose tokens have come back, so that it does not wait for this
+/// machine; what it does beyond the end of a text is undone. It is not if there are penalties, which depend on those
+/// tokens.
 #[derive(Clone, Debug)]
 pub struct Generation {
+    /// What the model goes on from: it has read all but the last token of those that are coming.
     state: State,
+    /// The state that has read all but the last token of those that have come, if `state` has read more.
+    behind: Option<State>,
     sampler: Sampler,
     max_tokens: usize,
     stop: Vec<Vec<u8>>,
-    /// What the state has not read yet: the prompt, then the last token.
+    ignores_end: bool,
+    /// What is left of the prompt.
     unread: Vec<u32>,
-    /// Logits after the prompt, `[V]`, where it has been read ahead of the first token.
-    logits: Option<Vec<f32>>,
+    /// Tokens that have been or are being chosen, but not looked at.
+    coming: VecDeque<Coming>,
     tokens: Vec<u32>,
     bytes: Vec<u8>,
     /// Bytes that `next` has given.
     told: usize,
     stopped: bool,
+}
+
+/// A token that comes, and the state that has not read it yet, if the next step has begun.
+#[derive(Clone, Debug)]
+struct Coming {
+    token: Token,
+    before: Option<State>,
 }
 
 impl Generation {
@@ -46,9 +65,25 @@ impl Generation {
             });
         }
         sampler.check()?;
-        let unread = prompt.to_vec();
-        let (tokens, bytes, told, stopped) = (vec![], vec![], 0, false);
-        Ok(Self { state, sampler, max_tokens, stop, unread, logits: None, tokens, bytes, told, stopped })
+        Ok(Self {
+            state,
+            behind: None,
+            sampler,
+            max_tokens,
+            stop,
+            ignores_end: false,
+            unread: prompt.to_vec(),
+            coming: VecDeque::new(),
+            tokens: vec![],
+            bytes: vec![],
+            told: 0,
+            stopped: false,
+        })
+    }
+
+    /// The same, which goes on beyond the end of a document: for measurements.
+    pub fn ignoring_end(self) -> Self {
+        Self { ignores_end: true, ..self }
     }
 
     /// Reads the prompt, which [`Generation::next`] else does before the first token; `progress` is told after
@@ -61,32 +96,27 @@ impl Generation {
         model: &Model,
         progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<()> {
-        if self.tokens.is_empty() && self.logits.is_none() {
-            self.logits = Some(self.read(model, progress)?);
+        if self.unread.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Reads what is unread; the logits after it, `[V]`.
-    fn read<V: Verdict>(
-        &mut self,
-        model: &Model,
-        progress: &mut dyn FnMut(Progress) -> V,
-    ) -> Result<Vec<f32>> {
         let input = RnnInputBatch::new(self.unread.clone(), RnnOption::Last);
         let mut read = 0;
-        let output = model.infer_with(
+        let mut sampler = self.sampler.clone(); // which must not have drawn if this is stopped
+        let chosen = model.choose(
             &RnnInput::new(vec![input], RnnInput::CHUNK),
+            &[sampler.choice()],
             slice::from_mut(&mut self.state),
             &mut |told| {
                 read = told.read;
                 let flow = progress(told).flow();
-                // After the last chunk nothing is left to stop, and its logits must not be lost.
+                // After the last chunk nothing is left to stop, and what it has chosen must not be lost.
                 if told.read == told.total { ControlFlow::Continue(()) } else { flow }
             },
         );
         self.unread.drain(..read);
-        Ok(output?.0.remove(0))
+        self.coming.extend(chosen?.into_iter().map(|token| Coming { token, before: None }));
+        self.sampler = sampler;
+        Ok(())
     }
 
     /// The next bytes of the text, as they become certain: what may yet turn out to begin a stop string is
@@ -95,32 +125,117 @@ impl Generation {
     /// # Errors
     /// For a model without a vocabulary, and as [`Model::infer`].
     pub fn next(&mut self, model: &Model) -> Result<Option<&[u8]>> {
-        let tokenizer = model.needs_tokenizer()?;
-        while !self.stopped && self.tokens.len() < self.max_tokens {
-            let logits = match self.logits.take() {
-                Some(logits) => logits,
-                None => self.read(model, &mut |_| ())?,
+        model.needs_tokenizer()?;
+        while self.certain() == self.told && Self::advance(slice::from_mut(self), model)? {}
+        Ok(self.news())
+    }
+
+    /// Writes a token more of each text that is not at its end, all in one batch; false if all are. What has become
+    /// certain of a text is then its [`Generation::news`]; with a model without a vocabulary there are only tokens.
+    ///
+    /// # Errors
+    /// As [`Model::infer`].
+    pub fn advance(texts: &mut [Self], model: &Model) -> Result<bool> {
+        let mut open: Vec<_> = texts.iter_mut().filter(|text| !text.is_at_end()).collect();
+        Self::read_prompts(&mut open, model)?;
+        let free = open.iter().all(|text| !text.sampler.has_penalties());
+        let ahead = if free { model.ahead(open.len()) } else { 0 };
+        loop {
+            let needs = |text: &Self| {
+                text.coming.len() <= ahead && text.tokens.len() + text.coming.len() < text.max_tokens
             };
-            let token = self.sampler.sample(&logits);
-            self.unread.push(token);
-            self.tokens.push(token);
-            // An id beyond the vocabulary of the file is padding: it has no bytes.
-            let from = self.bytes.len();
-            if token != END_OF_DOCUMENT {
-                self.bytes.extend(tokenizer.token(token).unwrap_or_default());
+            let mut batch: Vec<_> = open.iter_mut().map(|text| &mut **text).filter(|t| needs(t)).collect();
+            if batch.is_empty() {
+                break;
             }
-            let end = find_stop(&self.bytes, from, &self.stop);
-            self.bytes.truncate(end.unwrap_or(self.bytes.len()));
-            self.stopped = token == END_OF_DOCUMENT || end.is_some();
-            let certain =
-                self.bytes.len() - if self.stopped { 0 } else { held_back(&self.bytes, &self.stop) };
-            if certain > self.told {
-                let from = std::mem::replace(&mut self.told, certain);
-                return Ok(Some(&self.bytes[from..certain]));
-            }
+            Self::step(&mut batch, model)?;
         }
-        let from = std::mem::replace(&mut self.told, self.bytes.len());
-        Ok((from < self.bytes.len()).then(|| &self.bytes[from..]))
+        for text in &mut open {
+            text.take(model.tokenizer())?;
+        }
+        Ok(!open.is_empty())
+    }
+
+    /// Reads all prompts that have not been read.
+    fn read_prompts(texts: &mut [&mut Self], model: &Model) -> Result<()> {
+        let mut texts: Vec<_> = texts.iter_mut().filter(|text| !text.unread.is_empty()).collect();
+        if let [text] = &mut texts[..] {
+            return text.read_prompt(model, &mut |_| ());
+        }
+        let batches = texts.iter().map(|text| RnnInputBatch::new(text.unread.clone(), RnnOption::Last));
+        let input = RnnInput::new(batches.collect(), RnnInput::CHUNK);
+        let choices: Vec<_> = texts.iter_mut().map(|text| text.sampler.choice()).collect();
+        let mut states: Vec<_> = texts.iter_mut().map(|text| text.state.take()).collect();
+        let chosen = model.choose(&input, &choices, &mut states, &mut |_| ());
+        texts.iter_mut().zip(states).for_each(|(text, state)| text.state = state);
+        for (text, token) in texts.into_iter().zip(chosen?) {
+            text.unread.clear();
+            text.coming.push_back(Coming { token, before: None });
+        }
+        Ok(())
+    }
+
+    /// A step of decoding for each text: reads the token that was chosen last, and chooses the next.
+    fn step(texts: &mut [&mut Self], model: &Model) -> Result<()> {
+        let mut tokens = vec![];
+        for text in &mut *texts {
+            tokens.push(match text.coming.back_mut() {
+                Some(last) => {
+                    last.before = Some(text.state.clone());
+                    last.token.clone()
+                }
+                None => Token::Known(*text.tokens.last().expect("the prompt has been read")),
+            });
+        }
+        let choices = texts.iter_mut().map(|text| text.sampler.choice()).collect();
+        let mut states: Vec<_> = texts.iter_mut().map(|text| text.state.take()).collect();
+        let chosen = model.step(&tokens, choices, &mut states);
+        texts.iter_mut().zip(states).for_each(|(text, state)| text.state = state);
+        for (text, token) in texts.iter_mut().zip(chosen?) {
+            text.coming.push_back(Coming { token, before: None });
+        }
+        Ok(())
+    }
+
+    /// Writes the first token of those that are coming.
+    fn take(&mut self, tokenizer: Option<&Tokenizer>) -> Result<()> {
+        let Some(Coming { token, before }) = self.coming.pop_front() else { return Ok(()) };
+        let token = token.id()?;
+        self.behind = before;
+        self.tokens.push(token);
+        self.sampler.count(token);
+        let ends = token == END_OF_DOCUMENT && !self.ignores_end;
+        // An id beyond the vocabulary of the file is padding: it has no bytes.
+        let from = self.bytes.len();
+        if !ends {
+            self.bytes.extend(tokenizer.and_then(|t| t.token(token)).unwrap_or_default());
+        }
+        let end = find_stop(&self.bytes, from, &self.stop);
+        self.bytes.truncate(end.unwrap_or(self.bytes.len()));
+        self.stopped = ends || end.is_some();
+        if self.stopped {
+            self.coming.clear();
+        }
+        if let Some(state) = self.behind.take_if(|_| self.stopped) {
+            self.state = state;
+        }
+        Ok(())
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.stopped || self.tokens.len() >= self.max_tokens
+    }
+
+    /// Bytes that no stop string can take back.
+    fn certain(&self) -> usize {
+        self.bytes.len() - if self.is_at_end() { 0 } else { held_back(&self.bytes, &self.stop) }
+    }
+
+    /// The bytes that have become certain since the last time; `None` if there are none.
+    pub fn news(&mut self) -> Option<&[u8]> {
+        let certain = self.certain();
+        let from = std::mem::replace(&mut self.told, certain);
+        (from < certain).then(|| &self.bytes[from..certain])
     }
 
     /// The tokens that were written, those of a stop string included.
@@ -140,7 +255,7 @@ impl Generation {
 
     /// The state, which has read the prompt and all tokens but the last.
     pub fn into_state(self) -> State {
-        self.state
+        self.behind.unwrap_or(self.state)
     }
 }
 

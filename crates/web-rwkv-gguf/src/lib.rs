@@ -4,7 +4,7 @@
 //! to fork the sequence, save it, or take its buffer.
 //!
 //! ```
-//! use web_rwkv_gguf::{ExtractOptions, Field, Model, Options, RnnOption};
+//! use web_rwkv_gguf::{ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions};
 //!
 //! # fn main() -> web_rwkv_gguf::Result<()> {
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
@@ -17,6 +17,15 @@
 //! let mut fork = state.clone();
 //! let logits = model.run(&tokens[..1], RnnOption::Last, &mut fork)?; // [V]
 //! assert_eq!((hidden.len(), logits.len()), (512, 8192));
+//!
+//! // Write two texts together: a batch for each token. On a GPU they are chosen there.
+//! let text = |seed| {
+//!     let sampler = Sampler::new(SamplerOptions { seed, ..SamplerOptions::default() });
+//!     Generation::new(&tokens, model.init_state(), sampler, 8, vec![b"\n\n".into()])
+//! };
+//! let mut texts = [text(1)?, text(2)?];
+//! while Generation::advance(&mut texts, &model)? {}
+//! assert!(texts.iter().all(|text| text.stopped() || text.tokens().len() == 8));
 //!
 //! // Fields out of a document.
 //! let field = Field { name: "delivery_date".into(), description: "when the parcel should arrive".into() };
@@ -34,6 +43,7 @@ mod cpu;
 mod device;
 mod error;
 mod extract;
+mod fnv;
 pub mod format;
 mod generate;
 #[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]

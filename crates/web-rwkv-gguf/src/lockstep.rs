@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use crate::{
     Result,
+    batch::Token,
     ops::{Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
     state::State,
 };
@@ -152,12 +153,12 @@ impl<A: Peek + 'static, B: Peek + 'static> Ops for Lockstep<A, B> {
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>> {
-        let Chunked { tokens, seqs, states, rows } = chunk;
+        let Chunked { tokens, coming, seqs, states, rows, choices, .. } = chunk;
         // They must outlive the batch; `end` takes them back.
         let own = Box::leak(states.to_vec().into_boxed_slice());
         let place: *mut [State] = own;
-        let a = self.a.begin(Chunked { tokens, seqs, states, rows })?;
-        let b = self.b.begin(Chunked { tokens, seqs, states: own, rows })?;
+        let both = |states| Chunked { tokens, coming, seqs, states, rows, choices, chosen: vec![] };
+        let (a, b) = (self.a.begin(both(states))?, self.b.begin(both(own))?);
         Ok(Batch { a, b, states: place })
     }
 
@@ -174,6 +175,20 @@ impl<A: Peek + 'static, B: Peek + 'static> Ops for Lockstep<A, B> {
         // SAFETY: `begin` made a box of it, and the batch that used it has ended.
         *self.states.lock().unwrap() = unsafe { Box::from_raw(b.states) }.into_vec();
         Ok(want)
+    }
+
+    fn end_chosen(&self, b: Self::Batch<'_>) -> Result<Vec<Token>> {
+        let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id().unwrap()).collect::<Vec<_>>();
+        let (want, got) = (self.a.end_chosen(b.a)?, self.b.end_chosen(b.b)?);
+        assert_eq!(ids(&got), ids(&want), "sample");
+        // SAFETY: as in `end`.
+        *self.states.lock().unwrap() = unsafe { Box::from_raw(b.states) }.into_vec();
+        Ok(want)
+    }
+
+    fn sample(&self, b: &mut Self::Batch<'_>, logits: &Self::Acts) {
+        self.a.sample(&mut b.a, &logits.a);
+        self.b.sample(&mut b.b, &logits.b);
     }
 
     fn embed(&self, b: &mut Self::Batch<'_>, emb: &Self::Matrix, ln0: &Norm<Self>, x: &mut Self::Acts) {

@@ -1,7 +1,17 @@
 //! The operations that a forward pass is made of: each is one fusion boundary, which the CPU runs at
 //! once and a GPU records. T tokens, C channels, H heads of N, r the rank of a LoRA. Acts are `[T, width]`.
 
-use crate::{Result, batch::Sequence, format::Format, load::Bytes, state::State};
+use std::sync::Arc;
+
+use crate::{
+    Result,
+    batch::{Sequence, Token},
+    format::Format,
+    gpu::Chosen,
+    load::Bytes,
+    sampler::Choice,
+    state::State,
+};
 
 /// A weight matrix in the bytes of its file: `rows` rows of `columns` values.
 #[derive(Clone)]
@@ -117,13 +127,21 @@ pub(crate) enum Shift {
 }
 
 /// Tokens that go through the model together, and the states that they go on from.
+#[derive(Default)]
 pub(crate) struct Chunked<'a> {
     pub(crate) tokens: &'a [u32],
+    /// Which of `tokens` a GPU has yet to choose, and the row of what it chooses.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    pub(crate) coming: &'a [(usize, Arc<Chosen>, usize)],
     pub(crate) seqs: &'a [Sequence],
     pub(crate) states: &'a mut [State],
     /// Rows that are wanted: hidden vectors, logits.
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))] // a GPU makes room for them
     pub(crate) rows: [&'a [usize]; 2],
+    /// How a token is chosen by each row of logits, if that is wanted instead of them.
+    pub(crate) choices: &'a [Choice],
+    /// What `sample` has chosen, where it computes at once.
+    pub(crate) chosen: Vec<Token>,
 }
 
 /// An executor: makes weights and activations, and runs operations on them for the tokens of a batch.
@@ -170,6 +188,19 @@ pub(crate) trait Ops {
 
     /// Ends a chunk: what stands in some activations, `[T, width]` each. The states are then the new ones.
     fn end(&self, b: Self::Batch<'_>, wanted: &[&Self::Acts]) -> Result<Vec<Vec<f32>>>;
+
+    /// Ends a chunk: what its `sample` chooses. The states are then the new ones.
+    fn end_chosen(&self, b: Self::Batch<'_>) -> Result<Vec<Token>>;
+
+    /// Steps of decoding that may run before the tokens of the first are seen, with so many sequences.
+    fn ahead(&self, _sequences: usize) -> usize {
+        0
+    }
+
+    /// Whether a chunk may have tokens that are still to be chosen there.
+    fn can_await(&self, _: &Chosen) -> bool {
+        false
+    }
 
     /// `x = ln0(emb[tokens])`.
     fn embed(&self, b: &mut Self::Batch<'_>, emb: &Self::Matrix, ln0: &Norm<Self>, x: &mut Self::Acts);
@@ -262,6 +293,9 @@ pub(crate) trait Ops {
         rkv: [&Self::Acts; 3],
         y: &mut Self::Acts,
     );
+
+    /// Chooses a token by each row of logits, as the choices of the chunk say: see [`Choice::take`].
+    fn sample(&self, b: &mut Self::Batch<'_>, logits: &Self::Acts);
 
     /// `x = (x + g y) scale`.
     fn add_gated(

@@ -1,5 +1,7 @@
 //! Choosing the next token.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -71,14 +73,28 @@ impl SamplerOptions {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
-    counts: Vec<f32>,
+    /// How often tokens have come, if there are penalties.
+    counts: BTreeMap<u32, f32>,
     rng: ChaCha8Rng,
+}
+
+/// How one token is chosen, whatever its logits will be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Choice {
+    /// 0 takes the likeliest token.
+    pub(crate) temperature: f32,
+    pub(crate) top_k: usize,
+    pub(crate) top_p: f32,
+    /// Which of the tokens that are kept, in [0, 1).
+    pub(crate) random: f32,
+    /// What is taken off logits.
+    pub(crate) penalties: Vec<(u32, f32)>,
 }
 
 impl Sampler {
     /// A sampler that has seen no token.
     pub fn new(options: SamplerOptions) -> Self {
-        Self { options, counts: vec![], rng: ChaCha8Rng::seed_from_u64(options.seed) }
+        Self { options, counts: BTreeMap::new(), rng: ChaCha8Rng::seed_from_u64(options.seed) }
     }
 
     /// Whether the options make sense.
@@ -86,44 +102,101 @@ impl Sampler {
         self.options.check()
     }
 
+    /// Whether a choice depends on the tokens before it.
+    pub(crate) fn has_penalties(&self) -> bool {
+        self.options.presence_penalty != 0.0 || self.options.frequency_penalty != 0.0
+    }
+
     /// The next token by its logits `[V]`.
     ///
     /// # Panics
     /// If there are no logits.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let o = self.options;
-        self.counts.resize(logits.len(), 0.0);
-        let candidates: Vec<(usize, f32)> = logits
-            .iter()
-            .zip(&self.counts)
-            .map(|(x, n)| if *n > 0.0 { x - o.presence_penalty - o.frequency_penalty * n } else { *x })
-            .enumerate()
-            .collect();
-        let token = if o.temperature <= 0.0 || o.top_k == 1 {
-            // The first of equals, as numpy's argmax.
-            candidates
-                .iter()
-                .copied()
-                .reduce(|a, b| if b.1 > a.1 { b } else { a })
-                .expect("there are logits")
-                .0
-        } else {
-            self.draw(candidates)
+        let token = self.choice().take(logits);
+        self.count(token);
+        token
+    }
+
+    /// How the next token is chosen.
+    pub(crate) fn choice(&mut self) -> Choice {
+        let SamplerOptions { temperature, top_k, top_p, presence_penalty, frequency_penalty, .. } =
+            self.options;
+        let counts = self.counts.iter().filter(|(_, n)| **n > 0.0);
+        let mut choice = Choice {
+            temperature: if top_k == 1 { 0.0 } else { temperature },
+            top_k,
+            top_p,
+            random: 0.0,
+            penalties: counts.map(|(t, n)| (*t, presence_penalty + frequency_penalty * n)).collect(),
         };
-        self.counts.iter_mut().for_each(|n| *n *= o.penalty_decay);
-        self.counts[token] += 1.0;
+        if choice.temperature > 0.0 {
+            // 24 random bits are the fraction of an f32 in [0, 1).
+            choice.random = (self.rng.next_u32() >> 8) as f32 / (1 << 24) as f32;
+        }
+        choice
+    }
+
+    /// Remembers a token.
+    pub(crate) fn count(&mut self, token: u32) {
+        if self.has_penalties() {
+            self.counts.values_mut().for_each(|n| *n *= self.options.penalty_decay);
+            *self.counts.entry(token).or_default() += 1.0;
+        }
+    }
+}
+
+impl Choice {
+    /// The token that is chosen by logits `[V]`.
+    ///
+    /// # Panics
+    /// If there are no logits.
+    pub(crate) fn take(&self, logits: &[f32]) -> u32 {
+        let mut logits = Cow::Borrowed(logits);
+        for (token, penalty) in &self.penalties {
+            logits.to_mut().get_mut(*token as usize).into_iter().for_each(|x| *x -= penalty);
+        }
+        let token = if self.temperature <= 0.0 {
+            // The first of equals, as numpy's argmax.
+            let better = |a, b| if logits[b] > logits[a] { b } else { a };
+            (0..logits.len()).reduce(better).expect("there are logits")
+        } else {
+            self.draw(&logits)
+        };
         token as u32
     }
 
-    /// Draws from candidates.
-    fn draw(&mut self, mut candidates: Vec<(usize, f32)>) -> usize {
-        let o = self.options;
-        let best = candidates.iter().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
+    fn draw(&self, logits: &[f32]) -> usize {
+        // −0 is as likely as 0.
+        let mut candidates: Vec<(usize, f32)> = logits.iter().map(|x| x + 0.0).enumerate().collect();
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if self.top_k > 0 || self.top_p < 1.0 {
+            let kept = self.keep(&mut candidates, best);
+            candidates.truncate(kept);
+            // Nothing but the order of the tokens is the same on a GPU, which does not sort.
+            candidates.sort_unstable_by_key(|(token, _)| *token);
+        }
+        let weight = |x: f32| ((x - best) / self.temperature).exp();
+        let total: f32 = candidates.iter().map(|(_, x)| weight(*x)).sum();
+        if total.is_nan() {
+            return candidates[0].0; // all are ruled out
+        }
+        let mut left = self.random * total;
+        for (token, x) in &candidates {
+            left -= weight(*x);
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        candidates[candidates.len() - 1].0
+    }
+
+    /// Puts the candidates in front that `top_k` and `top_p` keep; how many.
+    fn keep(&self, candidates: &mut [(usize, f32)], best: f32) -> usize {
         let total: f32 = candidates.iter().map(|(_, x)| (x - best).exp()).sum();
-        let most = if o.top_k == 0 { candidates.len() } else { o.top_k.min(candidates.len()) };
+        let most = if self.top_k == 0 { candidates.len() } else { self.top_k.min(candidates.len()) };
         // Seldom are many kept, so only as many are sorted as it takes.
         let mut sorted = 64;
-        let kept = loop {
+        loop {
             sorted = most.min(sorted);
             let falling = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
             candidates.select_nth_unstable_by(sorted - 1, falling);
@@ -132,26 +205,14 @@ impl Sampler {
             let kept = candidates[..sorted].iter().take_while(|(_, x)| {
                 let before = sum;
                 sum += (x - best).exp() / total;
-                before < o.top_p
+                before < self.top_p || self.top_p >= 1.0
             });
             let kept = kept.count().max(1);
             if kept < sorted || sorted == most {
-                break kept;
+                return kept;
             }
             sorted *= 8;
-        };
-        candidates.truncate(kept);
-        let weight = |x: f32| ((x - best) / o.temperature).exp();
-        let total: f32 = candidates.iter().map(|(_, x)| weight(*x)).sum();
-        // 24 random bits are the fraction of an f32 in [0, 1).
-        let mut left = (self.rng.next_u32() >> 8) as f32 / (1 << 24) as f32 * total;
-        for (token, x) in &candidates {
-            left -= weight(*x);
-            if left < 0.0 {
-                return *token;
-            }
         }
-        candidates[candidates.len() - 1].0
     }
 }
 
@@ -165,7 +226,6 @@ mod tests {
         let mut counts = [0.0; 4];
         let mut sampler = Sampler::new(options);
         for _ in 0..20_000 {
-            sampler.counts.clear();
             counts[sampler.sample(&LOGITS) as usize] += 1.0 / 20_000.0;
         }
         counts

@@ -111,6 +111,12 @@ impl State {
         state
     }
 
+    /// The state itself, leaving another in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        let shape = self.shape;
+        std::mem::replace(self, Self { data: OnceLock::new(), slot: None, shape })
+    }
+
     /// A state of these contents, which are as many as it has.
     pub(crate) fn of(shape: StateShape, data: Vec<f32>) -> Self {
         Self { data: OnceLock::from(Floats::Owned(data)), slot: None, shape }
@@ -149,7 +155,7 @@ impl State {
     pub fn as_slice(&self) -> Result<&[f32]> {
         if self.data.get().is_none() {
             let data = match &self.slot {
-                Some(slot) => Floats::Mapped(Arc::new(slot.read()?)),
+                Some(slot) => Floats::Mapped(slot.read()?),
                 None => Floats::Owned(vec![0.0; self.len()]),
             };
             self.data.get_or_init(|| data);

@@ -5,7 +5,10 @@ mod witness;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use web_rwkv_gguf::{Device, Model, Options, RnnInput, RnnInputBatch, RnnOption, State, Tier, devices};
+use web_rwkv_gguf::{
+    Device, Generation, Model, Options, RnnInput, RnnInputBatch, RnnOption, Sampler, SamplerOptions, State,
+    Tier, devices,
+};
 use witness::{array, nmse, shared};
 
 /// What 16 bits of the inputs of products may cost; f32 costs less.
@@ -101,6 +104,89 @@ fn states_come_back_fork_and_go_on_elsewhere() {
             for mut state in states {
                 assert!(nmse(&read(&gpu, &[4], &mut state), &want) <= limit(tier));
             }
+        }
+    }
+}
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
+const TOKENS: usize = 6;
+const PROMPTS: [&str; 3] = ["User: The parcel", "Dear Ms Smith,\n\nyour order", "1 2 3"];
+
+/// Ways to choose tokens: greedy, drawn, with penalties.
+fn samplers() -> [SamplerOptions; 3] {
+    let drawn =
+        SamplerOptions { seed: 4, top_p: 0.9, top_k: 50, temperature: 1.2, ..SamplerOptions::default() };
+    let penalties = SamplerOptions { presence_penalty: 0.5, frequency_penalty: 0.3, ..drawn };
+    [SamplerOptions::greedy(), drawn, penalties]
+}
+
+fn text(model: &Model, prompt: &str, sampler: SamplerOptions, stop: &[&[u8]]) -> Generation {
+    let prompt = model.tokenizer().unwrap().encode(prompt).unwrap();
+    let stop = stop.iter().map(|s| s.to_vec()).collect();
+    Generation::new(&prompt, model.init_state(), Sampler::new(sampler), TOKENS, stop).unwrap()
+}
+
+fn written(model: &Model, mut text: Generation) -> Generation {
+    while text.next(model).unwrap().is_some() {}
+    text
+}
+
+#[test]
+fn texts_are_those_of_the_cpu_alone_in_turn_and_together() {
+    let cpu = Model::open(MODEL, Options { device: Device::Cpu, ..Options::default() }).unwrap();
+    let kinds = || PROMPTS.iter().flat_map(|prompt| samplers().map(|sampler| (*prompt, sampler)));
+    let on = |model: &Model| kinds().map(|(p, s)| text(model, p, s, &[])).collect::<Vec<_>>();
+    let tokens = |texts: &[Generation]| texts.iter().map(|t| t.tokens().to_vec()).collect::<Vec<_>>();
+    let want: Vec<_> = on(&cpu).into_iter().map(|t| written(&cpu, t)).collect();
+    for tier in tiers() {
+        let gpu = open(Path::new(MODEL), tier);
+        let mut turns = on(&gpu);
+        turns.truncate(3);
+        while turns.iter_mut().filter_map(|t| t.next(&gpu).unwrap()).count() > 0 {}
+        assert_eq!(tokens(&turns), tokens(&want)[..3], "{tier}, in turn");
+        // Two run on before their tokens are seen; nine, some with penalties, do not, which takes long on software.
+        let counts = if Some(&tier) == tiers().last() { &[2, 9][..] } else { &[2] };
+        for &count in counts {
+            let mut together = on(&gpu);
+            together.truncate(count);
+            let mut read = vec![vec![]; count];
+            while Generation::advance(&mut together, &gpu).unwrap() {
+                for (text, read) in together.iter_mut().zip(&mut read) {
+                    read.extend(text.news().unwrap_or_default().to_vec());
+                }
+            }
+            assert_eq!(tokens(&together), tokens(&want)[..count], "{tier}, {count} together");
+            assert!(read.iter().zip(&want).all(|(read, text)| read == text.bytes()));
+        }
+    }
+}
+
+#[test]
+fn what_ran_too_far_is_undone() {
+    for tier in tiers() {
+        let gpu = open(Path::new(MODEL), tier);
+        let whole = written(&gpu, text(&gpu, PROMPTS[0], SamplerOptions::greedy(), &[]));
+        let bytes = |n: usize| gpu.tokenizer().unwrap().decode(&whole.tokens()[..n]).unwrap();
+        // A string that crosses from one token to the next, if it stands nowhere before.
+        let crossing = |n: usize| {
+            let stop = bytes(n + 1)[bytes(n).len() - 1..].to_vec();
+            let found = whole.bytes().windows(stop.len()).position(|w| w == stop);
+            (found == Some(bytes(n).len() - 1)).then_some((n + 1, stop))
+        };
+        let (count, stop) = (1..TOKENS - 1).find_map(crossing).expect("texts vary");
+        for (count, stop) in [(count, Some(&stop[..])), (3, None), (TOKENS, None)] {
+            let mut text = text(&gpu, PROMPTS[0], SamplerOptions::greedy(), stop.as_slice());
+            while text.tokens().len() < count && text.next(&gpu).unwrap().is_some() {}
+            text.read_prompt(&gpu, &mut |_| ()).unwrap(); // it is read
+            assert_eq!(text.tokens(), &whole.tokens()[..count]);
+            assert_eq!(text.stopped(), stop.is_some());
+            let mut state = gpu.init_state();
+            let prompt = gpu.tokenizer().unwrap().encode(PROMPTS[0]).unwrap();
+            gpu.run(&prompt, RnnOption::Last, &mut state).unwrap();
+            for token in &whole.tokens()[..count - 1] {
+                gpu.run(&[*token], RnnOption::Last, &mut state).unwrap();
+            }
+            assert!(text.into_state().to_bytes().unwrap() == state.to_bytes().unwrap(), "{tier}, {count}");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Peek for Cpu {
 
 /// For operations that do not look at the sequences.
 fn no_chunk() -> Chunked<'static> {
-    Chunked { tokens: &[], seqs: &[], states: &mut [], rows: [&[]; 2] }
+    Chunked::default()
 }
 
 fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
@@ -175,7 +175,7 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let emb = matrix(rng, Format::F16, 9, c);
     let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
     let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
-    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states, rows: [&[]; 2] };
+    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() };
     cpu.embed(b, &emb, &ln0, &mut x);
     let lerp = [floats(rng, c), floats(rng, c)];
     cpu.shift(b, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);
@@ -255,7 +255,7 @@ fn mix_before_v7(
         w2: [(); 5].map(|()| small(matrix(rng, Format::F32, c, rank))),
     };
     let mut mixed = [(); 5].map(|()| blank());
-    let b = &mut Chunked { tokens: &[], seqs: &seqs, states: &mut six, rows: [&[]; 2] };
+    let b = &mut Chunked { seqs: &seqs, states: &mut six, ..Chunked::default() };
     cpu.ddlerp(b, &ddlerp, &h, &before, &low, &mut mixed);
 
     let ln_x = Norm::<Cpu> { weight: floats(rng, c), bias: floats(rng, c), eps: 64e-5 };
@@ -265,7 +265,7 @@ fn mix_before_v7(
     cpu.wkv6(b, 1, &p, n, &rkv, &mut y6);
 
     let p = Wkv4::<Cpu> { u: floats(rng, c), w: floats(rng, c).iter().map(|w| -w.exp()).collect() };
-    let b = &mut Chunked { tokens: &[], seqs: &seqs, states: &mut four, rows: [&[]; 2] };
+    let b = &mut Chunked { seqs: &seqs, states: &mut four, ..Chunked::default() };
     cpu.wkv4(b, 1, &p, [&r, &k, &v], &mut y4);
     let mut x = acts(rng, tokens, c);
     cpu.add_gated(b, &g, &y4, 0.5, &mut x);

@@ -21,7 +21,7 @@ pub use level::Level;
 
 use crate::{
     Result,
-    batch::Sequence,
+    batch::{Sequence, Token},
     format,
     ops::{
         Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
@@ -203,6 +203,15 @@ impl Ops for Cpu {
 
     fn end(&self, _: Chunked<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
         Ok(wanted.iter().map(|acts| acts.data.clone()).collect())
+    }
+
+    fn end_chosen(&self, b: Chunked<'_>) -> Result<Vec<Token>> {
+        Ok(b.chosen)
+    }
+
+    fn sample(&self, b: &mut Chunked<'_>, logits: &Acts) {
+        let rows = b.choices.iter().enumerate();
+        b.chosen = rows.map(|(i, choice)| Token::Known(choice.take(logits.row(i)))).collect();
     }
 
     fn embed(&self, b: &mut Chunked<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {

@@ -9,6 +9,8 @@ use std::{
     process,
 };
 
+use crate::fnv::Fnv;
+
 /// Kernels that drivers of an adapter have compiled.
 pub(super) struct Cache {
     pub(super) pipelines: wgpu::PipelineCache,
@@ -78,9 +80,10 @@ fn write(file: &Path, data: &[u8]) -> io::Result<()> {
     })
 }
 
-/// FNV-1a.
 fn checksum(data: &[u8]) -> u64 {
-    data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    let mut hash = Fnv::new();
+    hash.add(data);
+    hash.number()
 }
 
 #[cfg(test)]

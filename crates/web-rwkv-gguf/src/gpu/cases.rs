@@ -1,6 +1,8 @@
 //! Every operation on every tier of this machine's GPU beside the scalar executor, on one list of cases.
 
-use rand::SeedableRng;
+use std::collections::BTreeSet;
+
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
@@ -143,8 +145,7 @@ fn products() {
         for tokens in [1, 2, 3, 7, 8, 29] {
             for (format, (width, w, x, y)) in Format::ALL.iter().zip(&mut all) {
                 println!("{tier} {} of {tokens}", format.name());
-                let mut b =
-                    lock.begin(Chunked { tokens: &[], seqs: &[], states: &mut [], rows: [&[]; 2] }).unwrap();
+                let mut b = lock.begin(Chunked::default()).unwrap();
                 let b = &mut b;
                 let each = y.iter_mut().zip(ROWS).map(|(y, (rows, ..))| (y, rows + 5)).collect();
                 lock.resize(b, x, tokens).unwrap();
@@ -189,7 +190,7 @@ fn everything_between_products() {
                 let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 5 % 9).collect();
                 let mut states = states(rng, ModelVersion::V7, n, c);
                 let mut b = lock
-                    .begin(Chunked { tokens: &ids, seqs: &seqs, states: &mut states, rows: [&[]; 2] })
+                    .begin(Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() })
                     .unwrap();
                 let [l0, l1, l2, l3] = &mut low;
                 let [m0, m1] = &mut mixed;
@@ -254,9 +255,8 @@ fn everything_between_products_before_v7() {
             let (seqs, tokens) = sequences(sizes);
             for all in [true, false] {
                 let mut states = states(rng, ModelVersion::V6, n, c);
-                let mut b = lock
-                    .begin(Chunked { tokens: &[], seqs: &seqs, states: &mut states, rows: [&[]; 2] })
-                    .unwrap();
+                let mut b =
+                    lock.begin(Chunked { seqs: &seqs, states: &mut states, ..Chunked::default() }).unwrap();
                 let streams = [&mut h, &mut r, &mut k, &mut v, &mut w, &mut g, &mut before, &mut y];
                 let mut each: Vec<_> = streams.into_iter().chain(&mut mixed).map(|acts| (acts, c)).collect();
                 each.extend(low.iter_mut().map(|acts| (acts, rank)));
@@ -268,9 +268,8 @@ fn everything_between_products_before_v7() {
                 lock.compare_states(&states);
             }
             let mut states = states(rng, ModelVersion::V4, c, c);
-            let mut b = four
-                .begin(Chunked { tokens: &[], seqs: &seqs, states: &mut states, rows: [&[]; 2] })
-                .unwrap();
+            let mut b =
+                four.begin(Chunked { seqs: &seqs, states: &mut states, ..Chunked::default() }).unwrap();
             let each = [&mut r4, &mut k4, &mut v4, &mut g4, &mut x4, &mut y4].map(|acts| (acts, c));
             fill(&four, &mut b, rng, tokens, each.into());
             four.wkv4(&mut b, 1, &p4, [&r4, &k4, &v4], &mut y4);
@@ -292,9 +291,49 @@ fn matrix_units_take_tiles_of_every_size() {
     for (rows, tokens) in [(70, 70), (650, 650), (1300, 1290)] {
         let w = lock.matrix(matrix(rng, Format::Q8_0, rows, 96)).unwrap();
         let (mut x, mut y) = (lock.acts(96, Kind::Input), lock.acts(rows, Kind::Stream));
-        let mut b = lock.begin(Chunked { tokens: &[], seqs: &[], states: &mut [], rows: [&[]; 2] }).unwrap();
+        let mut b = lock.begin(Chunked::default()).unwrap();
         fill(&lock, &mut b, rng, tokens, vec![(&mut x, 96), (&mut y, rows)]);
         lock.project(&mut b, &mut [Product { w: &w, x: &x, act: Id, y: &mut y }]);
     }
     report(Tier::Matrix, &lock);
+}
+
+#[test]
+fn choices_of_tokens() {
+    let mut choices = vec![];
+    for (top_k, top_p) in
+        [0, 1, 2, 64, 300, 10_000].into_iter().flat_map(|k| [0.0, 0.3, 0.9, 1.0].map(|p| (k, p)))
+    {
+        for temperature in [0.0, 0.3, 1.0, 3.0] {
+            choices.push(Choice { temperature, top_k, top_p, random: 0.0, penalties: vec![] });
+        }
+    }
+    for tier in tiers() {
+        let (lock, rng) = (lockstep(tier), &mut ChaCha8Rng::seed_from_u64(5));
+        for vocab in [1, 5, 256, 3001, 8192] {
+            let mut logits = lock.acts(vocab, Kind::Output);
+            // Peaked; all about the same; of few values; with some that are ruled out; none better than another.
+            let wide = |x: f32| 4.0 * x;
+            let values: [&dyn Fn(f32) -> f32; 5] = [
+                &wide,
+                &|x| 0.01 * x,
+                &|x| (2.0 * x).round(),
+                &|x| if x < 0.5 { f32::NEG_INFINITY } else { x },
+                &|_| -0.5,
+            ];
+            for value in values {
+                let rows: Vec<f32> = floats(rng, choices.len() * vocab).into_iter().map(value).collect();
+                for (i, choice) in choices.iter_mut().enumerate() {
+                    choice.random = rng.random_range(0..1 << 24) as f32 / (1 << 24) as f32;
+                    let tokens: BTreeSet<_> = (0..i % 3).map(|_| rng.random_range(0..vocab as u32)).collect();
+                    choice.penalties = tokens.into_iter().map(|token| (token, 1.5)).collect();
+                }
+                let mut b = lock.begin(Chunked { choices: &choices, ..Chunked::default() }).unwrap();
+                lock.resize(&mut b, &mut logits, choices.len()).unwrap();
+                lock.fill(&mut b, &mut logits, &rows);
+                lock.sample(&mut b, &logits);
+                lock.end_chosen(b).unwrap();
+            }
+        }
+    }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Context {
     pub(super) error: Arc<Mutex<Option<String>>>,
     /// Buffers that this machine can read, and nobody uses.
     pub(super) back: Mutex<Vec<wgpu::Buffer>>,
+    /// Those of [`super::Chosen`], likewise.
+    pub(super) chosen: Mutex<Vec<[wgpu::Buffer; 2]>>,
 }
 
 /// Floats of a device in this machine's memory, without another copy.
@@ -109,8 +111,8 @@ impl Context {
         let back = back.unwrap_or_else(|| self.mappable(size));
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, from, &back, 0, size);
-        self.queue.submit([encoder.finish()]);
-        let view = self.map(&back, size)?;
+        let submission = self.queue.submit([encoder.finish()]);
+        let view = self.map(&back, size, &submission)?;
         Ok(Mapped { context: self.clone(), buffer: back, view: Some(view) })
     }
 
@@ -124,11 +126,17 @@ impl Context {
         })
     }
 
-    /// Waits for all that was submitted; the first bytes of a mappable buffer.
-    pub(super) fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Result<wgpu::BufferView> {
+    /// Waits for what was submitted; the first bytes of a mappable buffer.
+    pub(super) fn map(
+        &self,
+        buffer: &wgpu::Buffer,
+        size: u64,
+        submission: &wgpu::SubmissionIndex,
+    ) -> Result<wgpu::BufferView> {
         let slice = buffer.slice(..size);
         slice.map_async(wgpu::MapMode::Read, |_| ());
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout: None };
+        let polled = self.device.poll(wait);
         self.check()?;
         let lost = |e: String| Error::Device { device: self.name.clone(), what: e };
         polled.map_err(|e| lost(e.to_string()))?;

@@ -17,10 +17,7 @@ pub(super) fn adapter(index: Option<usize>) -> Result<(wgpu::Adapter, DeviceInfo
     let all = adapters();
     let count = all.len();
     let index = index.unwrap_or(0);
-    let found = all.into_iter().nth(index).map(|adapter| {
-        let info = info(index, &adapter);
-        (adapter, info)
-    });
+    let found = all.get(index).map(|adapter| (adapter.clone(), info(index, adapter)));
     found.ok_or_else(|| Error::Device {
         device: format!("gpu:{index}"),
         what: match count {
@@ -35,25 +32,25 @@ pub(crate) fn has_gpu() -> bool {
     adapters().first().is_some_and(|a| a.get_info().device_type != wgpu::DeviceType::Cpu)
 }
 
-fn adapters() -> Vec<wgpu::Adapter> {
-    // Loading the drivers takes long: once is enough.
-    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+/// The adapters that were there when they were first asked for: loading their drivers takes long.
+fn adapters() -> &'static [wgpu::Adapter] {
+    static ADAPTERS: OnceLock<Vec<wgpu::Adapter>> = OnceLock::new();
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let instance = INSTANCE.get_or_init(|| {
-        wgpu::Instance::new(wgpu::InstanceDescriptor {
+    ADAPTERS.get_or_init(|| {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
             ..wgpu::InstanceDescriptor::new_without_display_handle()
-        })
-    });
-    let mut all = pollster::block_on(instance.enumerate_adapters(backends));
-    all.sort_by_key(|a| match a.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    });
-    all
+        });
+        let mut all = pollster::block_on(instance.enumerate_adapters(backends));
+        all.sort_by_key(|a| match a.get_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        });
+        all
+    })
 }
 
 fn info(index: usize, adapter: &wgpu::Adapter) -> DeviceInfo {

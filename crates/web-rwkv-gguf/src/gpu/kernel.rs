@@ -48,6 +48,7 @@ pub(super) enum Kernel {
     },
     Wkv4,
     AddGated,
+    Sample,
     CopyState,
 }
 
@@ -79,6 +80,7 @@ impl fmt::Display for Kernel {
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
             Self::AddGated => f.write_str("add_gated"),
+            Self::Sample => f.write_str("sample"),
             Self::CopyState => f.write_str("copy_state"),
         }
     }
@@ -319,6 +321,11 @@ impl Kernels {
             Kernel::AddGated => {
                 parts.extend([thread, include_str!("kernels/add_gated.wgsl")]);
                 "add_gated"
+            }
+            Kernel::Sample => {
+                constants.push(("LANES", self.lanes.clamp(1, 32)));
+                parts.extend([thread, sum, include_str!("kernels/sample.wgsl")]);
+                "sample"
             }
             Kernel::CopyState => {
                 parts.push(include_str!("kernels/copy_state.wgsl"));

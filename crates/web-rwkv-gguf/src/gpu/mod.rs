@@ -7,6 +7,7 @@ mod before_v7;
 mod cache;
 #[cfg(test)]
 mod cases;
+mod chosen;
 mod context;
 mod device;
 mod kernel;
@@ -25,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use chosen::Chosen;
 pub(crate) use context::{Context, Mapped};
 pub use device::devices;
 pub(crate) use device::has_gpu;
@@ -33,10 +35,11 @@ pub(crate) use state::{Pool, Slot};
 
 use crate::{
     Error, Result,
-    batch::Sequence,
+    batch::{Sequence, Token},
     device::{DeviceInfo, OpTime, Tier},
     load::Checkpoint,
     ops::{Act, Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
+    sampler::Choice,
     state::State,
 };
 use cache::Cache;
@@ -59,8 +62,11 @@ const JOB: usize = 16;
 const CHUNKS: (usize, usize) = (256, 2048);
 /// Times of a chunk below which the next may be larger, and above which it should be smaller.
 const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(500));
-/// Words of a sequence in the table.
+/// Words of a sequence in the table, and of a choice.
 const SEQUENCE: u32 = 3;
+const CHOICE: u32 = 6;
+/// Sequences that run on before their tokens are seen, and steps: so many copies of states cost less than it wins.
+const AHEAD: (usize, usize) = (8, 2);
 
 /// Runs operations on a GPU.
 pub(crate) struct Gpu {
@@ -165,15 +171,19 @@ pub(crate) struct Batch<'a> {
     like: Option<Like>,
     /// Whether `recording` is ahead of the next chunk.
     ahead: bool,
-    submitted: bool,
+    submission: Option<wgpu::SubmissionIndex>,
     tokens: usize,
     sequences: usize,
+    choices: &'a [Choice],
+    /// What the submitted operations choose.
+    chosen: Option<Arc<Chosen>>,
     /// Where tokens stand in the table, and the number of each one's sequence; sequences are in front.
     tokens_at: u32,
     sequence_of: u32,
     /// k_k, k_a and whether v is v_first, from `gates` to `wkv7`, which computes kk and k where it reads them.
     keys: Option<(u32, u32, bool)>,
-    /// Where copies of states stand in the table, and how many.
+    /// Where choices stand in the table, and copies of states, and how many.
+    choices_at: u32,
     copies: (u32, usize),
 }
 
@@ -185,21 +195,24 @@ struct Recording {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     table: Vec<u32>,
+    /// What is chosen, and where the tokens are put in the table.
+    chosen: Option<(u32, Arc<Chosen>)>,
     /// The dispatches so far, if they are timed.
     timed: Vec<Timed>,
 }
 
-/// What makes chunks of one token for each sequence alike, beside their states: the wanted rows.
+/// What makes chunks of one token for each sequence alike, beside their states: the wanted rows, and how many tokens are
+/// chosen by them.
 #[derive(PartialEq)]
 struct Like {
     rows: [Vec<usize>; 2],
+    choices: usize,
 }
 
 /// A recording for the next chunk, should it be like the last.
 struct Ahead {
     like: Like,
-    commands: wgpu::CommandBuffer,
-    table: Vec<u32>,
+    recording: Recording,
     slots: Vec<Arc<Slot>>,
 }
 
@@ -278,6 +291,7 @@ impl Gpu {
             binding_limit,
             error,
             back: Mutex::default(),
+            chosen: Mutex::default(),
         });
         let entry = |i: usize| wgpu::BindGroupLayoutEntry {
             binding: i as u32,
@@ -435,12 +449,13 @@ impl Gpu {
         let pool = self.pool(&mut memory, state.len());
         if state.slot().is_none_or(|slot| !slot.same_pool(&pool)) {
             let before = pool.buffer();
+            pool.begin([].iter())?;
             let slot = Arc::new(pool.take()?);
             let buffer = pool.buffer();
             if buffer != before {
                 memory.renew();
             }
-            let at = 4 * u64::from(slot.index) * pool.size as u64;
+            let at = 4 * u64::from(slot.index()) * pool.size as u64;
             self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?));
             self.context.check()?;
             state.settle(slot);
@@ -457,30 +472,32 @@ impl Gpu {
         encoder: &mut wgpu::CommandEncoder,
     ) -> Result<Settled> {
         let (mut slots, mut copies) = (vec![], vec![]);
+        // All are taken before any is filled, since the pool may get another buffer.
         for seq in chunk.seqs {
+            let own = chunk.states[seq.slot].slot().filter(|slot| slot.same_pool(pool));
+            slots.push(match own.filter(|slot| Arc::strong_count(slot) == 1) {
+                Some(own) => own.clone(),
+                None => Arc::new(pool.take()?),
+            });
+        }
+        let (buffer, size) = (pool.buffer(), 4 * pool.size as u64);
+        for (seq, slot) in chunk.seqs.iter().zip(&slots) {
             let state = &chunk.states[seq.slot];
-            let old = state.slot().filter(|slot| slot.same_pool(pool));
-            if let Some(own) = old.filter(|slot| Arc::strong_count(slot) == 1) {
-                slots.push(own.clone());
-                continue;
+            let at = u64::from(slot.index()) * size;
+            match state.slot().filter(|slot| slot.same_pool(pool)) {
+                Some(own) if Arc::ptr_eq(own, slot) => (),
+                Some(own) => copies.push([own.clone(), slot.clone()]),
+                None if state.is_zero() => encoder.clear_buffer(&buffer, at, Some(size)),
+                None => self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?)),
             }
-            let new = Arc::new(pool.take()?);
-            let (buffer, size) = (pool.buffer(), 4 * pool.size as u64);
-            let at = u64::from(new.index) * size;
-            if let Some(old) = old {
-                copies.push([old.clone(), new.clone()]);
-            } else if state.is_zero() {
-                encoder.clear_buffer(&buffer, at, Some(size));
-            } else {
-                self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?));
-            }
-            slots.push(new);
         }
         Ok((slots, copies))
     }
 
-    /// Learns from the time of a token how large chunks should be.
-    fn pace(&self, time: Duration) {
+    /// Learns from the time of what has run how large chunks should be.
+    fn pace(&self, m: &mut Memory) {
+        let Some((since, tokens)) = m.running.take() else { return };
+        let time = since.elapsed() / tokens as u32;
         let size = self.chunk.load(Relaxed);
         if time * size as u32 <= MOMENT.0 / 2 {
             self.chunk.store((2 * size).min(CHUNKS.1), Relaxed);
@@ -489,19 +506,13 @@ impl Gpu {
         }
     }
 
-    /// The commands of a recording, its table, and what is timed.
-    fn finish(
-        &self,
-        recording: Recording,
-        m: &Memory,
-        wanted: &[&Acts],
-    ) -> (wgpu::CommandBuffer, Vec<u32>, Vec<Timed>) {
-        let Recording { commands, encoder, pass, table, timed } = recording;
-        if let Some(commands) = commands {
-            return (commands, table, timed);
+    /// Ends a recording: its commands can then be submitted.
+    fn finish(&self, recording: &mut Recording, m: &Memory, wanted: &[&Acts]) {
+        if recording.commands.is_some() {
+            return;
         }
-        drop(pass);
-        let mut encoder = encoder.unwrap_or_else(|| self.encoder());
+        recording.pass = None;
+        let mut encoder = recording.encoder.take().unwrap_or_else(|| self.encoder());
         let mut to = 0;
         for acts in wanted {
             let arena = &m.acts[acts.kind as usize];
@@ -509,8 +520,32 @@ impl Gpu {
             encoder.copy_buffer_to_buffer(&arena.buffer, from, &m.results, to, size);
             to += size;
         }
-        self.profile.iter().for_each(|p| p.resolve(&mut encoder, timed.len() + 1));
-        (encoder.finish(), table, timed)
+        if let Some((at, chosen)) = &recording.chosen {
+            for buffer in &chosen.buffers {
+                encoder.copy_buffer_to_buffer(&m.table, 4 * u64::from(*at), buffer, 0, chosen.bytes());
+            }
+        }
+        self.profile.iter().for_each(|p| p.resolve(&mut encoder, recording.timed.len() + 1));
+        recording.commands = Some(encoder.finish());
+    }
+
+    /// Ends a batch that has been submitted, but for what is wanted of it: its states are the new ones.
+    fn close(&self, b: Batch<'_>) -> Result<()> {
+        if let Some(profile) = &self.profile {
+            profile.add(&self.context, b.recording.timed)?;
+        }
+        b.slots.into_iter().for_each(|(state, slot)| b.states[state].settle(slot));
+        Ok(())
+    }
+
+    /// Keeps what has been recorded for the next chunk.
+    fn keep_ahead(&self, b: &mut Batch<'_>, wanted: &[&Acts]) {
+        if b.ahead && b.recording.pass.is_some() {
+            let mut recording = std::mem::take(&mut b.recording);
+            self.finish(&mut recording, &b.memory, wanted);
+            let slots = b.slots.iter().map(|(_, slot)| slot.clone()).collect();
+            b.memory.ahead = b.like.take().map(|like| Ahead { like, recording, slots });
+        }
     }
 
     fn encoder(&self) -> wgpu::CommandEncoder {
@@ -644,26 +679,49 @@ fn number(act: Act) -> u32 {
 impl Ahead {
     /// Whether a chunk is what was recorded for: its states are in the same slots, which nobody else has.
     fn fits(&self, chunk: &Chunked<'_>) -> bool {
-        let same = |(seq, slot): (&Sequence, &Arc<Slot>)| {
+        let places = self.recording.table.iter().step_by(SEQUENCE as usize);
+        let same = |((seq, slot), place): ((&Sequence, &Arc<Slot>), &u32)| {
             let state = chunk.states[seq.slot].slot();
-            state.is_some_and(|own| Arc::ptr_eq(own, slot)) && Arc::strong_count(slot) == 2
+            state.is_some_and(|own| Arc::ptr_eq(own, slot))
+                && Arc::strong_count(slot) == 2
+                && slot.index() == *place
         };
         chunk.tokens.len() == chunk.seqs.len()
+            && chunk.coming.is_empty()
             && self.slots.len() == chunk.seqs.len()
+            && self.like.choices == chunk.choices.len()
             && self.like.rows.iter().zip(chunk.rows).all(|(a, b)| a == b)
-            && chunk.seqs.iter().zip(&self.slots).all(same)
+            && chunk.seqs.iter().zip(&self.slots).zip(places).all(same)
     }
 }
 
-/// The beginning of the table of a chunk: sequences, tokens, and the number of each one's sequence.
+/// The beginning of the table of a chunk: sequences, tokens, the number of each one's sequence, and room for choices.
 fn head(chunk: &Chunked<'_>, slots: &[Arc<Slot>]) -> Vec<u32> {
     let mut table = vec![];
     for (seq, slot) in chunk.seqs.iter().zip(slots) {
-        table.extend([slot.index, seq.start as u32, seq.len as u32]);
+        table.extend([slot.index(), seq.start as u32, seq.len as u32]);
     }
     table.extend(chunk.tokens);
     table.extend(chunk.seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
+    table.resize(table.len() + CHOICE as usize * chunk.choices.len(), 0);
     table
+}
+
+/// Puts choices where they stand in the table, and what they take off logits behind everything else.
+fn write_choices(choices: &[Choice], at: u32, table: &mut Vec<u32>) {
+    for (i, choice) in choices.iter().enumerate() {
+        let Choice { temperature, top_k, top_p, random, penalties } = choice;
+        let words = [
+            temperature.to_bits(),
+            u32::try_from(*top_k).unwrap_or(0), // more than there can be is all
+            top_p.to_bits(),
+            random.to_bits(),
+            table.len() as u32,
+            penalties.len() as u32,
+        ];
+        table[at as usize + i * words.len()..][..words.len()].copy_from_slice(&words);
+        table.extend(penalties.iter().flat_map(|(token, penalty)| [*token, penalty.to_bits()]));
+    }
 }
 
 /// Bytes of a device's memory that a model needs.
@@ -702,6 +760,7 @@ fn needs(checkpoint: &Checkpoint) -> Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{RnnInput, RnnInputBatch, RnnOption, RnnOutput, model::Net};
 
     /// A model too large for any device.
     #[test]
@@ -726,5 +785,45 @@ mod tests {
         assert!(error.to_string().contains("no memory for 1125899906842624 bytes of weights"), "{error}");
         context.check().unwrap(); // and the device is as good as before
         context.allocate("weights", 1 << 20).unwrap();
+    }
+
+    /// More states than slots: a batch of two after another, in turn.
+    #[test]
+    fn states_that_have_no_room_move_away_and_come_back() {
+        if devices().is_empty() {
+            return println!("skipped: no GPU with a driver for Vulkan, Metal or DirectX 12");
+        }
+        let run = |most: usize| {
+            let checkpoint = self_test::checkpoint();
+            let net = Net::new(Gpu::new(Wanted::default(), &checkpoint).unwrap(), &checkpoint).unwrap();
+            let mut states = vec![State::zero(self_test::SHAPE); 7];
+            net.ops.pool(&mut net.ops.memory.lock().unwrap(), states[0].len()).limit(most);
+            let batch = |which: &mut [State], token: u32| {
+                let batches =
+                    which.iter().map(|_| RnnInputBatch::new(vec![token], RnnOption::Last)).collect();
+                let mut output = RnnOutput(vec![vec![]; which.len()]);
+                let chunk = RnnInput::new(batches, RnnInput::CHUNK).chunks(RnnInput::CHUNK).remove(0);
+                net.forward(&chunk, which, &mut output).map(|()| output)
+            };
+            for round in 0..3 {
+                for (i, two) in states.chunks_mut(2).enumerate() {
+                    batch(two, 10 * round + i as u32).unwrap();
+                    batch(two, 5).unwrap(); // as was recorded ahead
+                }
+            }
+            let fork = states[0].clone();
+            batch(&mut states[..1], 7).unwrap();
+            states.push(fork);
+            let all = batch(&mut states.clone(), 9).map(|output| output.0);
+            (all, states.iter().map(|s| s.as_slice().unwrap().to_vec()).collect::<Vec<_>>())
+        };
+        let (all, states) = run(100);
+        assert_eq!(all.unwrap().len(), 8);
+        for most in [2, 3] {
+            let (all, moved) = run(most);
+            assert!(moved == states, "{most} slots");
+            let error = all.unwrap_err().to_string();
+            assert!(error.contains(&format!("no room for a batch of more than {most} states")), "{error}");
+        }
     }
 }

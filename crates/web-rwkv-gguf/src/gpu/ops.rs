@@ -93,34 +93,50 @@ impl Ops for Gpu {
         let m = &mut *memory;
         let size = chunk.states.first().map_or(0, |s| s.len());
         let pool = self.pool(m, size);
+        let before = pool.buffer();
+        let states = chunk.seqs.iter().filter_map(|seq| chunk.states[seq.slot].slot());
+        pool.begin(states.filter(|slot| slot.same_pool(&pool)))?;
         let bytes = 4 * m.vectors.len() as u64;
         if m.vectors_buffer.size() < bytes {
             m.vectors_buffer = self.context.buffer("vectors", bytes);
             self.context.queue.write_buffer(&m.vectors_buffer, 0, bytemuck::cast_slice(&m.vectors));
             m.renew();
         }
+        let penalties: usize = chunk.choices.iter().map(|c| 2 * c.penalties.len()).sum();
+        let words = 4 * (TABLE + penalties) as u64;
+        if m.table.size() < words {
+            m.table = self.context.buffer("table", words.next_power_of_two());
+            m.renew();
+        }
         let (tokens, sequences) = (chunk.tokens.len(), chunk.seqs.len());
         let tokens_at = SEQUENCE * sequences as u32;
         let sequence_of = tokens_at + tokens as u32;
+        let choices_at = sequence_of + tokens as u32;
+        if pool.buffer() != before {
+            m.renew();
+        }
         let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
         let recorded = ahead.is_some();
-        let (recording, slots, copies) = if let Some(Ahead { commands, table, slots, .. }) = ahead {
-            let mut recording = Recording { commands: Some(commands), table, ..Recording::default() };
+        let (recording, slots, copies) = if let Some(Ahead { mut recording, slots, .. }) = ahead {
             recording.table[tokens_at as usize..sequence_of as usize].copy_from_slice(chunk.tokens);
             (recording, slots, vec![])
         } else {
             let mut encoder = self.encoder();
-            let before = pool.buffer();
             let (slots, copies) = self.settle(&pool, &chunk, &mut encoder)?;
             if pool.buffer() != before {
                 m.renew();
             }
+            for (token, chosen, row) in chunk.coming {
+                let (from, to) = (4 * *row as u64, 4 * (tokens_at as usize + token) as u64);
+                encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4);
+            }
             let mut table = head(&chunk, &slots);
-            table.extend(copies.iter().flatten().map(|slot| slot.index));
+            table.extend(copies.iter().flatten().map(|slot| slot.index()));
             (Recording { encoder: Some(encoder), table, ..Recording::default() }, slots, copies)
         };
-        let like = (tokens == sequences && self.profile.is_none())
-            .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec) });
+        let may_follow = tokens == sequences && chunk.coming.is_empty() && self.profile.is_none();
+        let like = may_follow
+            .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec), choices: chunk.choices.len() });
         Ok(Batch {
             memory,
             slots: chunk.seqs.iter().map(|seq| seq.slot).zip(slots).collect(),
@@ -128,13 +144,16 @@ impl Ops for Gpu {
             recording,
             like,
             ahead: recorded,
-            submitted: false,
+            submission: None,
             tokens,
             sequences,
+            choices: chunk.choices,
+            chosen: None,
             tokens_at,
             sequence_of,
             keys: None,
-            copies: (sequence_of + tokens as u32, copies.len()),
+            choices_at,
+            copies: (choices_at + CHOICE * chunk.choices.len() as u32, copies.len()),
         })
     }
 
@@ -143,17 +162,20 @@ impl Ops for Gpu {
     }
 
     fn submit(&self, b: &mut Batch<'_>, wanted: &[&Acts]) -> bool {
-        let recording = std::mem::take(&mut b.recording);
-        let (commands, table, timed) = self.finish(recording, &b.memory, wanted);
-        assert!(table.len() <= TABLE, "the size of a chunk is limited");
+        self.finish(&mut b.recording, &b.memory, wanted);
+        let Recording { commands, mut table, chosen, timed, .. } = std::mem::take(&mut b.recording);
+        write_choices(b.choices, b.choices_at, &mut table);
+        assert!(4 * table.len() as u64 <= b.memory.table.size(), "the size of a chunk is limited");
         self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&table));
-        self.context.queue.submit([commands]);
+        let submission = self.context.queue.submit(commands);
+        b.chosen = chosen.map(|(_, chosen)| chosen);
+        b.chosen.iter().for_each(|c| c.submission.set(submission.clone()).expect("submitted once"));
+        b.submission = Some(submission);
         b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
-        b.recording.timed = timed; // for `end`
-        b.submitted = true;
+        b.recording.timed = timed; // for `close`
         b.ahead = b.like.is_some();
         if b.ahead {
-            // Tokens are put in when they are known.
+            // Tokens and choices are put in when they are known.
             b.recording.table = table[..b.copies.0 as usize].to_vec();
             b.copies.1 = 0;
         }
@@ -161,23 +183,17 @@ impl Ops for Gpu {
     }
 
     fn end(&self, mut b: Batch<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
-        if !b.submitted {
+        if b.submission.is_none() {
             self.submit(&mut b, wanted);
         }
-        let Batch { mut memory, slots, states, mut recording, like, ahead, .. } = b;
+        self.keep_ahead(&mut b, wanted);
         let context = &self.context;
-        let timed = std::mem::take(&mut recording.timed);
-        if let Some(like) = like.filter(|_| ahead && recording.pass.is_some()) {
-            let slots = slots.iter().map(|(_, slot)| slot.clone()).collect();
-            let (commands, table, _) = self.finish(recording, &memory, wanted);
-            memory.ahead = Some(Ahead { like, commands, table, slots });
-        }
         let size = wanted.iter().map(|acts| acts.bytes()).sum();
         let mut out = vec![];
         if size == 0 {
             context.check()?;
         } else {
-            let view = context.map(&memory.results, size)?;
+            let view = context.map(&b.memory.results, size, b.submission.as_ref().expect("set above"))?;
             let mut data: &[f32] = bytemuck::cast_slice(&view);
             for acts in wanted {
                 let (own, rest) = data.split_at(acts.tokens * acts.padded);
@@ -185,17 +201,48 @@ impl Ops for Gpu {
                 data = rest;
             }
             drop(view);
-            memory.results.unmap();
-            let (since, tokens) = memory.running.take().expect("something was submitted");
-            self.pace(since.elapsed() / tokens as u32);
+            b.memory.results.unmap();
+            self.pace(&mut b.memory);
         }
-        if let Some(profile) = &self.profile {
-            profile.add(context, timed)?;
-        }
-        for (state, slot) in slots {
-            states[state].settle(slot);
-        }
+        self.close(b)?;
         Ok(out)
+    }
+
+    fn end_chosen(&self, mut b: Batch<'_>) -> Result<Vec<Token>> {
+        if b.submission.is_none() {
+            self.submit(&mut b, &[]);
+        }
+        self.keep_ahead(&mut b, &[]);
+        let tokens: Vec<_> = match &b.chosen {
+            Some(chosen) => (0..b.choices.len()).map(|row| Token::Coming(chosen.clone(), row)).collect(),
+            None => vec![],
+        };
+        if b.tokens == b.sequences {
+            b.memory.running = None;
+        } else if let Some(token) = tokens.first() {
+            // Of a prompt: its time tells how large chunks should be.
+            token.id()?;
+            self.pace(&mut b.memory);
+        }
+        self.context.check()?;
+        self.close(b)?;
+        Ok(tokens)
+    }
+
+    fn ahead(&self, sequences: usize) -> usize {
+        if sequences <= AHEAD.0 && self.profile.is_none() { AHEAD.1 } else { 0 }
+    }
+
+    fn can_await(&self, chosen: &Chosen) -> bool {
+        Arc::ptr_eq(&chosen.context, &self.context)
+    }
+
+    fn sample(&self, b: &mut Batch<'_>, logits: &Acts) {
+        let (at, rows) = (b.recording.table.len() as u32, b.choices.len());
+        b.recording.table.resize(at as usize + rows, 0);
+        b.recording.chosen = Some((at, Arc::new(Chosen::new(&self.context, rows))));
+        let params = [b.choices_at, at, self.place(b, logits), logits.padded as u32];
+        self.dispatch(b, usize::MAX, &Kernel::Sample, &params, (rows, 1));
     }
 
     fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {

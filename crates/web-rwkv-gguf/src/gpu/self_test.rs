@@ -83,14 +83,7 @@ fn error(info: &DeviceInfo) -> Result<f64> {
 
 /// Hidden vectors of a token and then of 20, and the state.
 fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
-    let shape = StateShape {
-        version: ModelVersion::V7,
-        fingerprint: 0,
-        layers: LAYERS,
-        head_size: HEAD,
-        channels: C,
-    };
-    let (mut states, mut output) = ([State::zero(shape)], RnnOutput(vec![vec![]]));
+    let (mut states, mut output) = ([State::zero(SHAPE)], RnnOutput(vec![vec![]]));
     for tokens in [vec![3], (0..20).collect()] {
         let batches = vec![RnnInputBatch::new(tokens, RnnOption::EmbedFull)];
         for chunk in RnnInput::new(batches, RnnInput::CHUNK).chunks(RnnInput::CHUNK) {
@@ -107,6 +100,10 @@ const C: usize = 128;
 const HIDDEN: usize = 256;
 const RANK: usize = 64;
 const VOCAB: usize = 32;
+
+/// Its states.
+pub(super) const SHAPE: StateShape =
+    StateShape { version: ModelVersion::V7, fingerprint: 0, layers: LAYERS, head_size: HEAD, channels: C };
 
 /// A model of random weights: RWKV-7, matrices in F16, but one of each layer in Q4_K.
 pub(super) fn checkpoint() -> Checkpoint {

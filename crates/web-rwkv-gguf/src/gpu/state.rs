@@ -1,12 +1,16 @@
-//! States on a GPU: slots of one buffer.
+//! States on a GPU: slots of one buffer, and what has no room in it.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use crate::{Error, Result};
 
 use super::{Context, Mapped};
 
-/// The states of a model on a GPU.
+/// The states of a model on a GPU. Where they are more than its buffer can hold, those that were used longest ago are in
+/// this machine's memory until a batch needs them.
 pub(crate) struct Pool {
     context: Arc<Context>,
     /// Floats of a state.
@@ -18,25 +22,61 @@ struct Slots {
     buffer: wgpu::Buffer,
     free: Vec<u32>,
     count: usize,
+    /// Slots that the buffer of a binding has at most.
+    most: usize,
+    /// Where the state of each [`Slot`] is.
+    places: HashMap<u64, Place>,
+    next: u64,
+    /// The number of the batch that is being made.
+    batch: u64,
 }
 
-/// A state in a pool; the slot is free again when nobody has it.
+struct Place {
+    at: At,
+    /// The last batch that needed it.
+    used: u64,
+}
+
+enum At {
+    /// A slot of the buffer.
+    Device(u32),
+    Host(Arc<Mapped>),
+}
+
+/// A state in a pool; its slot is free again when nobody has it.
 pub(crate) struct Slot {
-    pub(super) pool: Arc<Pool>,
-    pub(super) index: u32,
+    pool: Arc<Pool>,
+    number: u64,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.slots.lock().expect("no holder panics").free.push(self.index);
+        let slots = &mut *self.pool.slots.lock().expect("no holder panics");
+        if let Some(Place { at: At::Device(index), .. }) = slots.places.remove(&self.number) {
+            slots.free.push(index);
+        }
     }
 }
 
 impl Slot {
     /// The state, in one copy.
-    pub(crate) fn read(&self) -> Result<Mapped> {
-        let size = 4 * self.pool.size as u64;
-        self.pool.context.read(&self.pool.buffer(), u64::from(self.index) * size, size)
+    pub(crate) fn read(&self) -> Result<Arc<Mapped>> {
+        let slots = self.pool.slots.lock().expect("no holder panics");
+        match &slots.places[&self.number].at {
+            At::Device(index) => self.pool.read(&slots, *index),
+            At::Host(data) => Ok(data.clone()),
+        }
+    }
+
+    /// Its number in the buffer.
+    ///
+    /// # Panics
+    /// If it is not there: a batch brings its states there.
+    pub(super) fn index(&self) -> u32 {
+        match self.pool.slots.lock().expect("no holder panics").places[&self.number].at {
+            At::Device(index) => index,
+            At::Host(_) => unreachable!("a batch has its states on the device"),
+        }
     }
 
     pub(crate) fn same_pool(&self, pool: &Arc<Pool>) -> bool {
@@ -45,37 +85,94 @@ impl Slot {
 }
 
 impl Pool {
-    /// A pool without slots for states of `size` floats.
+    /// A pool without states, which are of `size` floats.
     pub(super) fn new(context: Arc<Context>, size: usize) -> Self {
-        let buffer = context.buffer("states", 4 * size.max(1) as u64);
-        Self { context, size, slots: Mutex::new(Slots { buffer, free: vec![0], count: 1 }) }
+        let bytes = 4 * size.max(1) as u64;
+        let slots = Slots {
+            buffer: context.buffer("states", bytes),
+            free: vec![0],
+            count: 1,
+            most: (context.binding_limit / bytes) as usize,
+            places: HashMap::new(),
+            next: 0,
+            batch: 0,
+        };
+        Self { context, size, slots: Mutex::new(slots) }
     }
 
     pub(super) fn buffer(&self) -> wgpu::Buffer {
         self.slots.lock().expect("no holder panics").buffer.clone()
     }
 
-    /// A slot of this pool, whatever it holds; makes the pool larger if all are taken.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Slot> {
-        let mut slots = self.slots.lock().expect("no holder panics");
-        if slots.free.is_empty() {
-            self.grow(&mut slots)?;
+    /// Begins a batch, with these states on the device: they stay there until the next one.
+    pub(super) fn begin<'a>(&self, states: impl Iterator<Item = &'a Arc<Slot>> + Clone) -> Result<()> {
+        let slots = &mut *self.slots.lock().expect("no holder panics");
+        slots.batch += 1;
+        for slot in states.clone() {
+            slots.places.get_mut(&slot.number).expect("a slot has a place").used = slots.batch;
         }
-        let index = slots.free.pop().expect("the pool has grown");
-        Ok(Slot { pool: self.clone(), index })
+        for slot in states {
+            if let At::Host(_) = slots.places[&slot.number].at {
+                let index = self.room(slots)?;
+                let place = slots.places.get_mut(&slot.number).expect("as above");
+                if let At::Host(data) = std::mem::replace(&mut place.at, At::Device(index)) {
+                    let at = u64::from(index) * self.bytes();
+                    self.context.queue.write_buffer(&slots.buffer, at, bytemuck::cast_slice(&data));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A new slot for the batch that has begun, whatever it holds.
+    pub(super) fn take(self: &Arc<Self>) -> Result<Slot> {
+        let slots = &mut *self.slots.lock().expect("no holder panics");
+        let at = At::Device(self.room(slots)?);
+        let number = slots.next;
+        slots.next += 1;
+        slots.places.insert(number, Place { at, used: slots.batch });
+        Ok(Slot { pool: self.clone(), number })
+    }
+
+    fn bytes(&self) -> u64 {
+        4 * self.size as u64
+    }
+
+    fn read(&self, slots: &Slots, index: u32) -> Result<Arc<Mapped>> {
+        self.context.read(&slots.buffer, u64::from(index) * self.bytes(), self.bytes()).map(Arc::new)
+    }
+
+    /// A slot of the buffer that nobody has: makes it larger, or moves the state that was used longest ago away.
+    fn room(&self, slots: &mut Slots) -> Result<u32> {
+        if slots.free.is_empty() && slots.count < slots.most {
+            self.grow(slots)?;
+        }
+        if let Some(index) = slots.free.pop() {
+            return Ok(index);
+        }
+        let idle = slots.places.iter().filter_map(|(number, place)| match place.at {
+            At::Device(index) if place.used < slots.batch => Some((place.used, *number, index)),
+            _ => None,
+        });
+        let Some((_, number, index)) = idle.min() else {
+            return Err(Error::Device {
+                device: self.context.name.clone(),
+                what: format!(
+                    "no room for a batch of more than {} states of {} bytes",
+                    slots.most,
+                    self.bytes()
+                ),
+            });
+        };
+        let data = self.read(slots, index)?;
+        slots.places.get_mut(&number).expect("found above").at = At::Host(data);
+        Ok(index)
     }
 
     fn grow(&self, slots: &mut Slots) -> Result<()> {
         let context = &self.context;
-        let most = (context.binding_limit / (4 * self.size as u64)) as usize;
-        let count = (2 * slots.count).min(most);
-        if count == slots.count {
-            return Err(Error::Device {
-                device: context.name.clone(),
-                what: format!("no room for more than {most} states of {} bytes", 4 * self.size),
-            });
-        }
-        let buffer = context.buffer("states", 4 * (self.size * count) as u64);
+        let count = (2 * slots.count).min(slots.most);
+        let buffer = context.buffer("states", self.bytes() * count as u64);
         let mut encoder = context.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&slots.buffer, 0, &buffer, 0, slots.buffer.size());
         context.queue.submit([encoder.finish()]);
@@ -83,5 +180,11 @@ impl Pool {
         slots.free.extend((slots.count as u32..count as u32).rev());
         (slots.buffer, slots.count) = (buffer, count);
         Ok(())
+    }
+
+    /// Lets the buffer have fewer slots.
+    #[cfg(test)]
+    pub(super) fn limit(&self, most: usize) {
+        self.slots.lock().unwrap().most = most;
     }
 }

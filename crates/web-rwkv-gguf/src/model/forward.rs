@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use crate::{
     Result,
-    batch::{Chunk, RnnOutput},
+    batch::{Chunk, RnnOutput, Token},
     format::Format,
     load::Checkpoint,
     ops::{Act, Chunked, Kind, Norm, Ops, Product},
@@ -42,8 +42,9 @@ struct Scratch<O: Ops> {
 impl<O: Ops> Scratch<O> {
     /// What is wanted of a chunk.
     fn wanted(&self, chunk: &Chunk) -> Vec<&O::Acts> {
-        let both = [(&chunk.hidden, &self.hidden), (&chunk.logits, &self.logits)];
-        both.into_iter().filter(|(rows, _)| !rows.is_empty()).map(|(_, acts)| acts).collect()
+        let logits = !chunk.logits.is_empty() && chunk.choices.is_empty();
+        let both = [(!chunk.hidden.is_empty(), &self.hidden), (logits, &self.logits)];
+        both.into_iter().filter(|(wanted, _)| *wanted).map(|(_, acts)| acts).collect()
     }
 }
 
@@ -82,42 +83,65 @@ impl<O: Ops> Net<O> {
 
     /// One chunk through all layers; appends what is wanted of it to `output`.
     pub(crate) fn forward(&self, chunk: &Chunk, states: &mut [State], output: &mut RnnOutput) -> Result<()> {
-        let o = &self.ops;
-        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
-        let rows = [&chunk.hidden, &chunk.logits].map(|wanted| rows(wanted));
-        let (tokens, seqs) = (&chunk.tokens, &chunk.seqs);
-        let mut batch = o.begin(Chunked { tokens, seqs, states, rows: rows.each_ref().map(|r| &r[..]) })?;
-        let b = &mut batch;
-        let mut scratch =
-            self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
-        if !o.is_recorded(b) {
-            self.record(b, tokens.len(), &rows, &mut scratch)?;
-        }
-        if o.submit(b, &scratch.wanted(chunk)) {
-            self.record(b, tokens.len(), &rows, &mut scratch)?;
-        }
+        let values = self.run(chunk, states, |b, scratch| self.ops.end(b, &scratch.wanted(chunk)))?;
         let wanted = [(&chunk.hidden, self.sizes.channels), (&chunk.logits, self.sizes.vocab)];
         let wanted = wanted.iter().filter(|(rows, _)| !rows.is_empty());
-        for ((rows, width), values) in wanted.zip(o.end(batch, &scratch.wanted(chunk))?) {
+        for ((rows, width), values) in wanted.zip(values) {
             for ((_, slot), row) in rows.iter().zip(values.chunks_exact(*width)) {
                 output.0[*slot].extend(row);
             }
         }
-        self.scratch.lock().expect("no holder panics").push(scratch);
         Ok(())
+    }
+
+    /// One chunk through all layers; the token that is chosen by each row of its logits.
+    pub(crate) fn choose(&self, chunk: &Chunk, states: &mut [State]) -> Result<Vec<Token>> {
+        self.run(chunk, states, |b, _| self.ops.end_chosen(b))
+    }
+
+    fn run<T>(
+        &self,
+        chunk: &Chunk,
+        states: &mut [State],
+        end: impl FnOnce(O::Batch<'_>, &Scratch<O>) -> Result<T>,
+    ) -> Result<T> {
+        let o = &self.ops;
+        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        let rows = [&chunk.hidden, &chunk.logits].map(|wanted| rows(wanted));
+        let mut batch = o.begin(Chunked {
+            tokens: &chunk.tokens,
+            coming: &chunk.coming,
+            seqs: &chunk.seqs,
+            states,
+            rows: rows.each_ref().map(|r| &r[..]),
+            choices: &chunk.choices,
+            chosen: vec![],
+        })?;
+        let b = &mut batch;
+        let mut scratch =
+            self.scratch.lock().expect("no holder panics").pop().unwrap_or_else(|| self.scratch());
+        if !o.is_recorded(b) {
+            self.record(b, chunk, &rows, &mut scratch)?;
+        }
+        if o.submit(b, &scratch.wanted(chunk)) {
+            self.record(b, chunk, &rows, &mut scratch)?;
+        }
+        let result = end(batch, &scratch);
+        self.scratch.lock().expect("no holder panics").push(scratch);
+        result
     }
 
     /// The operations of a chunk.
     fn record(
         &self,
         b: &mut O::Batch<'_>,
-        tokens: usize,
+        chunk: &Chunk,
         [hidden, logits]: &[Vec<usize>; 2],
         scratch: &mut Scratch<O>,
     ) -> Result<()> {
         let o = &self.ops;
         let t = &mut scratch.layer;
-        t.resize(o, b, tokens)?;
+        t.resize(o, b, chunk.tokens.len())?;
         o.resize(b, &mut scratch.hidden, hidden.len())?;
         o.resize(b, &mut scratch.selected, logits.len())?;
         o.resize(b, &mut scratch.logits, logits.len())?;
@@ -131,6 +155,9 @@ impl<O: Ops> Net<O> {
             o.norm_rows(b, &self.ln_out, logits, x, &mut scratch.selected);
             let (x, y) = (&scratch.selected, &mut scratch.logits);
             o.project(b, &mut [Product { w: &self.head, x, act: Act::Id, y }]);
+        }
+        if !chunk.choices.is_empty() {
+            o.sample(b, &scratch.logits);
         }
         Ok(())
     }

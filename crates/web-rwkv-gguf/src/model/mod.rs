@@ -14,12 +14,14 @@ use std::{fmt, ops::ControlFlow, path::Path};
 
 use crate::{
     Error, Result,
-    batch::{Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Verdict},
+    batch::{Chunk, Pool, Progress, RnnInput, RnnInputBatch, RnnOption, RnnOutput, Sequence, Token, Verdict},
     cpu::{Cpu, Level, Watch},
     device::{Device, DeviceInfo, OpTime, Tier},
+    fnv::Fnv,
     gpu,
     load::{Bytes, Checkpoint, ModelVersion},
     ops::Ops,
+    sampler::Choice,
     state::{State, StateShape},
     tokenizer::Tokenizer,
 };
@@ -383,21 +385,86 @@ impl Model {
         states: &mut [State],
         progress: &mut dyn FnMut(Progress) -> V,
     ) -> Result<RnnOutput> {
-        self.check(input, states)?;
         let mut output = RnnOutput(vec![vec![]; states.len()]);
+        self.each_chunk(
+            input,
+            states,
+            progress,
+            |chunk, states| on!(&self.engine, net => net.forward(&chunk, states, &mut output)),
+        )?;
+        Ok(output)
+    }
+
+    /// As [`Model::infer_with`], but a token is chosen after the last of each sequence.
+    pub(crate) fn choose<V: Verdict>(
+        &self,
+        input: &RnnInput,
+        choices: &[Choice],
+        states: &mut [State],
+        progress: &mut dyn FnMut(Progress) -> V,
+    ) -> Result<Vec<Token>> {
+        let mut tokens = vec![None; states.len()];
+        self.each_chunk(input, states, progress, |mut chunk, states| {
+            chunk.choices = chunk.logits.iter().map(|(_, slot)| choices[*slot].clone()).collect();
+            let chosen = on!(&self.engine, net => net.choose(&chunk, states)?);
+            chunk.logits.iter().zip(chosen).for_each(|((_, slot), token)| tokens[*slot] = Some(token));
+            Ok(())
+        })?;
+        Ok(tokens.into_iter().map(|t| t.expect("no sequence is empty")).collect())
+    }
+
+    /// A step of decoding: each sequence reads a token that was chosen, and the next one is.
+    pub(crate) fn step(
+        &self,
+        tokens: &[Token],
+        choices: Vec<Choice>,
+        states: &mut [State],
+    ) -> Result<Vec<Token>> {
+        states.iter().try_for_each(|s| self.check_state(s))?;
+        let mut chunk = Chunk { choices, ..Chunk::default() };
+        for (i, token) in tokens.iter().enumerate() {
+            let known = match token {
+                Token::Coming(chosen, row) if on!(&self.engine, net => net.ops.can_await(chosen)) => {
+                    chunk.coming.push((i, chosen.clone(), *row));
+                    0
+                }
+                token => token.id()?,
+            };
+            chunk.tokens.push(known);
+            chunk.seqs.push(Sequence { slot: i, start: i, len: 1 });
+            chunk.logits.push((i, i));
+        }
+        on!(&self.engine, net => net.choose(&chunk, states))
+    }
+
+    /// Steps of decoding that may run before the tokens of the first are seen, with so many sequences.
+    pub(crate) fn ahead(&self, sequences: usize) -> usize {
+        on!(&self.engine, net => net.ops.ahead(sequences))
+    }
+
+    /// Runs the chunks of a request.
+    fn each_chunk<V: Verdict>(
+        &self,
+        input: &RnnInput,
+        states: &mut [State],
+        progress: &mut dyn FnMut(Progress) -> V,
+        mut run: impl FnMut(Chunk, &mut [State]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(input, states)?;
         let total = input.batches.iter().map(|b| b.tokens.len()).sum();
         let mut read = 0;
         let size = on!(&self.engine, net => net.ops.least_chunk()).max(input.token_chunk_size);
         let mut flow = ControlFlow::Continue(());
         for chunk in input.chunks(size) {
-            on!(&self.engine, net => net.forward(&chunk, states, &mut output)?);
-            read += chunk.tokens.len();
+            let tokens = chunk.tokens.len();
+            run(chunk, states)?;
+            read += tokens;
             flow = progress(Progress { read, total }).flow();
             if flow.is_break() {
                 break;
             }
         }
-        if flow.is_break() { Err(Error::Stopped) } else { Ok(output) }
+        if flow.is_break() { Err(Error::Stopped) } else { Ok(()) }
     }
 
     fn check(&self, input: &RnnInput, states: &[State]) -> Result<()> {
@@ -425,14 +492,10 @@ fn mean(rows: &[f32], channels: usize) -> Vec<f32> {
     (0..channels).map(|c| rows.iter().skip(c).step_by(channels).sum::<f32>() / count).collect()
 }
 
-/// A number that tells models apart: FNV-1a over the names, shapes, formats and sampled bytes of all tensors.
+/// A number that tells models apart, of the names, shapes, formats and sampled bytes of all tensors.
 fn fingerprint(checkpoint: &Checkpoint) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for b in bytes {
-            hash = (hash ^ *b as u64).wrapping_mul(0x100_0000_01b3);
-        }
-    };
+    let mut hash = Fnv::new();
+    let mut add = |bytes: &[u8]| hash.add(bytes);
     let mut names: Vec<_> = checkpoint.tensors.keys().collect();
     names.sort();
     for name in names {
@@ -444,5 +507,5 @@ fn fingerprint(checkpoint: &Checkpoint) -> u64 {
         add(&head[..head.len().min(64)]);
         add(&tail[..tail.len().min(64)]);
     }
-    hash
+    hash.number()
 }
