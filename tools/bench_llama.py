@@ -141,8 +141,9 @@ def best_peer(python: str, path: str, threads: int) -> Peer:
     return Peer(python, path, threads, rates[1] > rates[0])
 
 
-def ours(path: str | None, threads: int, only: str, repeats: int = 1) -> dict:
+def ours(path: str | None, threads: int, only: str, repeats: int = 1, *, fast: bool = False) -> dict:
     line = [COMMAND, "--json", "--device", "cpu", "--threads", str(threads), *(["--model", path] if path else [])]
+    line += ["--fast"] * fast
     line += ["bench", "--repeats", str(repeats), "--lengths", str(PREFILL), "--only", only]
     return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
 
@@ -159,7 +160,9 @@ def compare(python: str | None, path: str, threads: int, pairs: int, peaks: dict
         answer = ours(path, threads, MEASURES)
         one = medians(answer) | medians(ours(path, threads, "first-token"))
         one["memory"] = answer["peak_memory"] / 1e6
-        runs.append((one, peer.ask("measure") | peer.ask("first_token") | peer.ask("memory") if peer else {}))
+        one["fast"] = medians(ours(path, threads, "prefill", fast=True))["prefill"]
+        other = peer.ask("measure") | peer.ask("first_token") | peer.ask("memory") if peer else {}
+        runs.append((one, other | {"fast": other["prefill"]} if peer else {}))
     if peer:
         peer.close()
     head, weights = answer["head_weights"], answer["weights"]
@@ -167,8 +170,10 @@ def compare(python: str | None, path: str, threads: int, pairs: int, peaks: dict
         "prefill": peaks["arithmetic_gflop_s"] * 1e9 / (2 * (weights - head + head / PREFILL)),
         "decode": peaks["bandwidth_gb_s"] * 1e9 / answer["bytes_per_token"],
     }
+    floors["fast"] = floors["prefill"]
     rows = {
         "prefill": f"prefill {PREFILL} tokens, tok/s",
+        "fast": "the same, activations of 8 bits (--fast), tok/s",
         "decode": f"decode {DECODE} tokens, tok/s",
         "doc": f"doc state, {DOCUMENT} tokens, ms",
         "fields": f"field analysis, {FIELDS} of {FIELD} tokens, ms",

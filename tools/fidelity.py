@@ -1,8 +1,8 @@
 """How close logits are to an f64 forward over the exactly decoded weights: ours, and llama.cpp's on the same file.
 
-usage: fidelity.py [--tokens N] [--types TYPE,...] MODEL.gguf...
+usage: fidelity.py [--fast] [--tokens N] [--types TYPE,...] MODEL.gguf...
 
-Each model is quantized by llama.cpp to each type. Printed is the normalized mean square error
+Each model is quantized by llama.cpp to each type; `--fast` lets us round activations to 8 bits. Printed is the normalized mean square error
 `Σ (y − f64)² / Σ f64²` over the logits at every position. Needs web_rwkv_py, llama_cpp and gguf.
 """
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--fast", action="store_true")
     args = parser.parse_args()
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
@@ -101,7 +102,7 @@ def main() -> None:
                 exact = Model(official(path), np.float64)
                 ids = [1 + i * 7919 % (exact.V - 1) for i in range(args.tokens)]
                 want = np.array([exact.forward(token) for token in ids])
-                model = web_rwkv_py.Model(path)
+                model = web_rwkv_py.Model(path, device="cpu", fast=args.fast)
                 many = np.reshape(model.run_full(ids, 256), want.shape)
                 model.clear_state()
                 few = np.reshape(model.run_full(ids, 1), want.shape)

@@ -279,7 +279,7 @@ fn print(json: bool, model: &Model, sizes: &Sizes, peaks: Option<(f64, f64)>, ro
             measured.insert(row.name.clone(), entry);
         }
         let mut line = json!({
-            "model": model.file(), "runs_on": model::runs_on(model),
+            "model": model.file(), "runs_on": model::runs_on(model), "fast": model.fast(),
             "bytes_per_token": sizes.bytes, "weights": sizes.weights, "head_weights": sizes.head,
             "peak_memory": sizes.memory, "measured": measured,
         });

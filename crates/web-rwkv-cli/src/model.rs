@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Instruction set: scalar, avx2, avx512 or neon; the best of this machine if absent
     #[arg(long, global = true, value_name = "LEVEL", value_parser = arguments::level)]
     simd: Option<Level>,
+    /// Round activations to 8 bits where a CPU then reads faster: logits are less exact, as llama.cpp's
+    #[arg(long, global = true)]
+    fast: bool,
     /// What to run on: cpu, gpu, gpu:N as `devices` counts them, or auto
     #[arg(long, global = true, value_name = "DEVICE", env = "WEB_RWKV_DEVICE", default_value = "auto")]
     device: Device,
@@ -51,7 +54,14 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn options(&self) -> Options {
         let threads = self.threads.map(usize::from);
-        Options { threads, level: self.simd, device: self.device, tier: self.tier, profile: false }
+        Options {
+            threads,
+            level: self.simd,
+            fast: self.fast,
+            device: self.device,
+            tier: self.tier,
+            profile: false,
+        }
     }
 
     /// Opens the model; also says how long that took.
@@ -133,6 +143,7 @@ impl Args {
 pub(crate) fn runs_on(model: &Model) -> String {
     match (model.gpu(), model.cpu()) {
         (Some(gpu), _) => format!("{} ({}, {} kernels)", gpu.name, gpu.backend, gpu.tier),
+        (_, Some((level, threads))) if model.fast() => format!("{level}, {threads} threads, fast"),
         (_, Some((level, threads))) => format!("{level}, {threads} threads"),
         (None, None) => unreachable!("a model runs on something"),
     }

@@ -204,6 +204,14 @@ def test_info_and_names(model: wrp.Model) -> None:
         assert type(thing).__name__ in repr(thing)
 
 
+def test_the_fast_mode_is_close_to_the_exact_one() -> None:
+    tokens = [1 + 7 * i % 8000 for i in range(64)]
+    exact, fast = (wrp.Model(EMBEDDED, device="cpu", fast=fast) for fast in (False, True))
+    assert (exact.fast, fast.fast) == (False, True)
+    want, got = (np.array(model.run(tokens), np.float64) for model in (exact, fast))
+    assert 0 < ((got - want) ** 2).sum() / (want**2).sum() < 1e-3
+
+
 def test_info_and_names_are_values(model: wrp.Model) -> None:
     info = model.info()
     for thing in (info, wrp.PyRnnOption.EmbedLast, wrp.ModelVersion.V6, wrp.StateDevice.Gpu):

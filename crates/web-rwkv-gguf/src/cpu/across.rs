@@ -1,7 +1,7 @@
-//! Products of 16-bit integers, for many tokens: codes stay integers, and their products with activations are summed in
-//! i32 over a group of codes that share a scale.
+//! Products of integers, for many tokens: codes stay integers, and their products with activations of 16 or 8 bits are
+//! summed over a group of codes that share a scale.
 
-use std::array::from_fn;
+use std::{array::from_fn, marker::PhantomData};
 
 use crate::{
     format::{self, Bytes, Format, Quant, with_quant},
@@ -10,10 +10,10 @@ use crate::{
 
 use super::{
     Shared,
-    acts16::{Acts16, SHARED},
     level::{Kernel, Vector},
     lines::Lines,
     math::Fast,
+    rounded::{Integers, Rounded, SHARED},
     scalar,
 };
 
@@ -34,20 +34,6 @@ impl Codes {
         self.codes.resize(rows * columns, 0);
         self.scale.resize(rows * columns / group, 0.0);
         self.offset.resize(rows * columns / group, 0.0);
-    }
-
-    fn codes(&self, row: usize) -> &[u8] {
-        &self.codes[row * self.columns..][..self.columns]
-    }
-
-    fn scale(&self, row: usize) -> &[f32] {
-        let n = self.columns / self.group;
-        &self.scale[row * n..][..n]
-    }
-
-    fn offset(&self, row: usize) -> &[f32] {
-        let n = self.columns / self.group;
-        &self.offset[row * n..][..n]
     }
 
     /// Takes apart the rows that stand in `bytes`; the others become zeros.
@@ -103,60 +89,100 @@ impl<Q: Quant> Kernel for Unpack<'_, Q> {
 pub(super) struct Packed {
     group: usize,
     columns: usize,
-    pairs: Lines<i16>, // [R / LANES, K / 2, LANES, 2]
+    codes: Lines<i32>, // [R / LANES, K / PER, LANES]
+    bias: Lines<i32>,  // [R / LANES, K / group, LANES], −Σ BIAS · code
     scale: Vec<f32>,   // [R / LANES, K / group, LANES]
     offset: Vec<f32>,  // [R / LANES, K / group, LANES]
-    quads: Vec<u8>,    // [K / 4, LANES, 4]
+    quads: Vec<i32>,   // [K / 4, LANES]
 }
 
 impl Packed {
     /// Makes room for rows; what they hold is left as it is.
-    pub(super) fn resize(&mut self, rows: usize, columns: usize, group: usize) {
+    pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, group: usize) {
         (self.columns, self.group) = (columns, group);
-        self.pairs.resize(rows * columns);
+        self.codes.resize(rows * columns / I::PER);
+        self.bias.resize(rows * columns / group);
         self.scale.resize(rows * columns / group, 0.0);
         self.offset.resize(rows * columns / group, 0.0);
     }
 }
 
 /// Packs a register of rows of `w` as number `register` of `packed`.
-pub(super) struct Pack<'a> {
+pub(super) struct Pack<'a, I> {
     pub(super) w: &'a Codes,
     pub(super) packed: &'a mut Packed,
     pub(super) register: usize,
+    pub(super) integers: PhantomData<I>,
 }
 
-impl Kernel for Pack<'_> {
+impl<I: Integers> Kernel for Pack<'_, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, p, lanes) = (self.w, self.packed, V::LANES);
         let (columns, groups) = (w.columns, w.columns / w.group);
-        p.quads.resize(columns * lanes, 0);
-        let quads = p.quads.as_chunks_mut::<4>().0;
-        for r in 0..lanes {
-            for (q, codes) in w.codes(r).as_chunks::<4>().0.iter().enumerate() {
-                quads[q * lanes + r] = *codes;
-            }
-        }
-        let pairs = &mut p.pairs[self.register * lanes * columns..][..lanes * columns];
-        for q in 0..columns / 4 {
-            // SAFETY: quads and pairs have `LANES · K` values, and 4 LANES at 4 LANES · q are inside.
-            unsafe {
-                let [first, last] = V::widen_quads(p.quads.as_ptr().add(4 * lanes * q).cast());
-                let y = pairs.as_mut_ptr().add(4 * lanes * q);
-                V::store_pairs(y, first);
-                V::store_pairs(y.add(2 * lanes), last);
-            }
-        }
+        let (quads, per_group) = (columns / 4, w.group / I::PER);
+        let codes = &mut p.codes[self.register * lanes * columns / I::PER..][..lanes * columns / I::PER];
+        p.quads.resize(if I::PER == 4 { 0 } else { quads * lanes }, 0);
+        let turned = if I::PER == 4 { &mut *codes } else { &mut p.quads[..] };
         let at = self.register * lanes * groups;
-        for r in 0..lanes {
-            for g in 0..groups {
-                p.scale[at + g * lanes + r] = w.scale(r)[g];
-                p.offset[at + g * lanes + r] = w.offset(r)[g];
+        let (bias, factors) = (&mut p.bias[at..][..lanes * groups], at..at + lanes * groups);
+        // SAFETY: this runs inside `dispatch`.
+        unsafe {
+            turn::<V>(w.codes[..lanes * columns].as_ptr().cast(), turned);
+            turn::<V>(w.scale[..lanes * groups].as_ptr().cast(), ints(&mut p.scale[factors.clone()]));
+            turn::<V>(w.offset[..lanes * groups].as_ptr().cast(), ints(&mut p.offset[factors]));
+        }
+        if I::PER == 2 {
+            for q in 0..quads {
+                // SAFETY: there are `LANES · K / 4` quads and twice as many pairs.
+                unsafe {
+                    let [first, last] = V::widen_quads(p.quads.as_ptr().add(lanes * q).cast());
+                    let y = codes.as_mut_ptr().add(2 * lanes * q);
+                    V::store_ints(y, first);
+                    V::store_ints(y.add(lanes), last);
+                }
+            }
+        }
+        for g in 0..if I::BIAS == 0 { 0 } else { groups } {
+            // SAFETY: a group has `group / PER` lanes for each row.
+            unsafe {
+                let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
+                let mut sum = V::zero();
+                for k in g * per_group..(g + 1) * per_group {
+                    sum = I::dot::<V>(x, V::load_ints(codes.as_ptr().add(lanes * k)), sum);
+                }
+                V::store_ints(bias.as_mut_ptr().add(g * lanes), V::negate_quads(sum));
             }
         }
     }
+}
+
+/// Turns `LANES` rows of lanes of 32 bits, which need not be numbers: `[LANES, n]` becomes `[n, LANES]`.
+///
+/// # Safety
+/// As [`Vector`], and x has as many lanes as y.
+#[inline(always)]
+unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
+    let n = y.len() / V::LANES;
+    let whole = n - n % V::LANES;
+    // SAFETY: all places are below `LANES · n`; what x points to need not be aligned.
+    unsafe {
+        for i in (0..whole).step_by(V::LANES) {
+            V::transpose(x.add(i).cast(), n, y.as_mut_ptr().add(i * V::LANES).cast(), V::LANES);
+        }
+        for i in whole..n {
+            for r in 0..V::LANES {
+                y[i * V::LANES + r] = x.add(r * n + i).read_unaligned();
+            }
+        }
+    }
+}
+
+/// The bits of numbers.
+fn ints(x: &mut [f32]) -> &mut [i32] {
+    // SAFETY: both have 32 bits, any of which are a number of either.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
 /// Lanes of the widest register.
@@ -192,43 +218,46 @@ impl Target {
 
 /// Two registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the
 /// rows.
-pub(super) struct Across<'a, const T: usize, const GROUP: usize> {
+pub(super) struct Across<'a, I, const T: usize, const GROUP: usize> {
     pub(super) w: &'a Packed,
-    pub(super) x: &'a Acts16,
+    pub(super) x: &'a Rounded<I>,
     pub(super) register: usize,
     pub(super) t: usize,
     pub(super) target: Target,
 }
 
-impl<const T: usize, const GROUP: usize> Kernel for Across<'_, T, GROUP> {
+impl<I: Integers, const T: usize, const GROUP: usize> Kernel for Across<'_, I, T, GROUP> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, lanes, columns) = (self.w, V::LANES, self.w.columns);
-        let groups = columns / GROUP;
-        let part = |x: &[f32], i: usize| x[(self.register + i) * lanes * groups..][..lanes * groups].as_ptr();
-        let code: [*const i16; 2] =
-            from_fn(|i| w.pairs[(self.register + i) * lanes * columns..][..lanes * columns].as_ptr());
-        let scale: [*const f32; 2] = from_fn(|i| part(&w.scale, i));
-        let offset: [*const f32; 2] = from_fn(|i| part(&w.offset, i));
+        let (groups, steps) = (columns / GROUP, columns / I::PER);
+        let floats =
+            |x: &[f32], i: usize| x[(self.register + i) * lanes * groups..][..lanes * groups].as_ptr();
+        let ints = |x: &[i32], i: usize, n: usize| x[(self.register + i) * lanes * n..][..lanes * n].as_ptr();
+        let code: [*const i32; 2] = from_fn(|i| ints(&w.codes, i, steps));
+        let bias: [*const i32; 2] = from_fn(|i| ints(&w.bias, i, groups));
+        let scale: [*const f32; 2] = from_fn(|i| floats(&w.scale, i));
+        let offset: [*const f32; 2] = from_fn(|i| floats(&w.offset, i));
         let x = self.x.codes(self.t, T).as_ptr();
         let (x_scale, x_sums) = (self.x.scale(self.t, T).as_ptr(), self.x.sums(self.t, T, GROUP).as_ptr());
         assert!(self.x.columns == columns && w.group == GROUP);
-        // SAFETY: what was sliced above has K / 2 pairs and K / GROUP factors for each lane or token of the
+        // SAFETY: what was sliced above has K / PER codes and K / GROUP factors for each lane or token of the
         // tile, and K / 32 scales of activations.
         unsafe {
             let mut acc = [[V::splat(0.0); 2]; T];
             for g in 0..groups {
-                let mut sums = [[V::zero(); 2]; T];
-                for p in g * GROUP / 2..(g + 1) * GROUP / 2 {
-                    let w = [
-                        V::load_pairs(code[0].add(2 * lanes * p)),
-                        V::load_pairs(code[1].add(2 * lanes * p)),
-                    ];
+                let first = match I::BIAS {
+                    0 => [V::zero(); 2],
+                    _ => [V::load_ints(bias[0].add(g * lanes)), V::load_ints(bias[1].add(g * lanes))],
+                };
+                let mut sums = [first; T];
+                for k in g * GROUP / I::PER..(g + 1) * GROUP / I::PER {
+                    let w = [V::load_ints(code[0].add(lanes * k)), V::load_ints(code[1].add(lanes * k))];
                     for (t, [a, b]) in sums.iter_mut().enumerate() {
-                        let x = V::splat_pair(x.add(2 * (p * T + t)));
-                        *a = V::dot(w[0], x, *a);
-                        *b = V::dot(w[1], x, *b);
+                        let x = V::splat_int(x.add(k * T + t));
+                        *a = I::dot::<V>(x, w[0], *a);
+                        *b = I::dot::<V>(x, w[1], *b);
                     }
                 }
                 let (x_scale, x_sums) = (x_scale.add(g * GROUP / SHARED * T), x_sums.add(g * T));
@@ -237,7 +266,7 @@ impl<const T: usize, const GROUP: usize> Kernel for Across<'_, T, GROUP> {
                 for (t, (acc, sums)) in acc.iter_mut().zip(sums).enumerate() {
                     let (x_scale, x_sum) = (V::splat(*x_scale.add(t)), V::splat(*x_sums.add(t)));
                     for i in 0..2 {
-                        let sum = V::fma(V::to_float(sums[i]), V::mul(scale[i], x_scale), acc[i]);
+                        let sum = V::fma(I::to_float::<V>(sums[i]), V::mul(scale[i], x_scale), acc[i]);
                         acc[i] = V::fma(offset[i], x_sum, sum);
                     }
                 }

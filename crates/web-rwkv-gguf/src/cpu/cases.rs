@@ -108,6 +108,73 @@ fn products() {
     }
 }
 
+/// Of `x = code · scale` with codes up to 127, those of 32 with the scale that the largest needs, each errs by at most
+/// half a step, and by step² / 12 in the mean of squares: a sum errs by that times the squares of its weights. Where
+/// codes of weights are multiplied less their middle, they are smaller than the weights. Twice that is allowed, and
+/// what f32 sums may err.
+#[test]
+fn fast_products_err_by_the_steps_of_8_bits() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(4);
+    let scalar = Cpu::new(Level::Scalar, 1);
+    for &format in Format::ALL {
+        for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256)] {
+            let w = matrix(rng, format, rows, columns);
+            for tokens in [1, 11, 12, 13, 29] {
+                let x = acts(rng, tokens, columns + 64);
+                let want = project(&scalar, &w, &x, Id);
+                let (mut values, mut expected) = (vec![0.0; columns], 0.0);
+                for r in 0..rows {
+                    w.row(r, &mut values);
+                    for t in 0..tokens {
+                        for (w, x) in values.chunks(32).zip(x.row(t).chunks(32)) {
+                            let step = f64::from(x.iter().fold(0.0_f32, |a, x| a.max(x.abs()))) / 127.0;
+                            let squares: f64 = w.iter().map(|w| f64::from(*w).powi(2)).sum();
+                            let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x).powi(2)).sum();
+                            expected += step * step / 12.0 * squares + 1e-12 * exact;
+                        }
+                    }
+                }
+                for cpu in levels().map(|cpu| cpu.fast(true)) {
+                    let got = project(&cpu, &w, &x, Id);
+                    let each = got.data.iter().zip(&want.data);
+                    let error: f64 = each.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                    assert!(
+                        error <= 2.0 * expected,
+                        "{} [{rows}, {columns}] × {tokens} {}: {error:e}, expected {expected:e}",
+                        format.name(),
+                        cpu.level()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The largest activations and codes, of one sign: no sum of products of bytes runs over.
+#[test]
+fn the_largest_codes_have_room() {
+    let scalar = Cpu::new(Level::Scalar, 1);
+    for &format in Format::ALL.iter().filter(|f| f.group().is_some()) {
+        for byte in [0, 0x7c, 0x83, 0xff] {
+            let data = vec![byte; format.row_bytes(32 * 256).unwrap()];
+            let w = Matrix { format, rows: 32, columns: 256, data: data.into() };
+            let mut values = [0.0; 256];
+            w.row(0, &mut values);
+            if values.iter().any(|x| !x.is_finite()) {
+                continue; // the bytes of its scale are no number
+            }
+            for sign in [1.0, -1.0] {
+                let x = Acts { data: vec![sign; 12 * 256], width: 256 };
+                let want = project(&scalar, &w, &x, Id);
+                for cpu in levels().map(|cpu| cpu.fast(true)) {
+                    let nmse = nmse(&project(&cpu, &w, &x, Id).data, &want.data);
+                    assert!(nmse <= 1e-11, "{} {byte:x} {sign} {}: {nmse:e}", format.name(), cpu.level());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_stays_so() {
     let rng = &mut ChaCha8Rng::seed_from_u64(2);
@@ -122,7 +189,7 @@ fn what_is_not_finite_stays_so() {
             for &bad in &bad[..if act == SquaredRelu { 1 } else { 3 }] {
                 let mut x = acts(rng, tokens, 256);
                 x.row_mut(2)[100] = bad;
-                for cpu in levels() {
+                for cpu in levels().chain(levels().map(|cpu| cpu.fast(true))) {
                     let y = project(&cpu, &w, &x, act);
                     let finite = |t: usize| y.row(t)[..20].iter().filter(|y| y.is_finite()).count();
                     assert_eq!((finite(0), finite(1)), (20, 20));

@@ -7,8 +7,8 @@ use crate::format::{self, Format, Quant};
 
 use super::{
     Acts,
-    acts16::{Acts16, SHARED},
     level::{Kernel, Vector},
+    rounded::{Integers, Pairs, Rounded, SHARED},
 };
 
 /// Bytes of a line of the cache.
@@ -32,7 +32,7 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
 /// `R` rows of blocks times `T` tokens from `t`, in tiles of one.
 pub(super) struct Along<'a, Q, const R: usize, const T: usize> {
     pub(super) rows: [&'a [Q]; R],
-    pub(super) x: &'a Acts16,
+    pub(super) x: &'a Rounded<Pairs>,
     pub(super) t: usize,
     /// Room for the offsets of the rows.
     pub(super) offsets: &'a mut Vec<f32>,
@@ -43,10 +43,12 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> [[f32; R]; T] {
         let (blocks, parts, groups) = (self.rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
-        let x: [&[i16]; T] = from_fn(|i| self.x.codes(self.t + i, 1));
+        let x: [&[i32]; T] = from_fn(|i| self.x.codes(self.t + i, 1));
         let x_scale: [&[f32]; T] = from_fn(|i| self.x.scale(self.t + i, 1));
         let x_sums: [&[f32]; T] = from_fn(|i| self.x.sums(self.t + i, 1, Q::GROUP));
-        assert!(self.rows.iter().all(|row| row.len() == blocks) && x[0].len() == blocks * Q::LEN);
+        assert!(
+            self.rows.iter().all(|row| row.len() == blocks) && x[0].len() == blocks * Q::LEN / Pairs::PER
+        );
         self.offsets.resize(R * blocks * groups, 0.0);
         let next = self.rows[0].as_ptr().cast::<u8>().wrapping_add(AHEAD);
         let mut sums = [[0.0; R]; T];
@@ -79,7 +81,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                         for r in 0..R {
                             let codes = self.rows[r].get_unchecked(b).codes::<V::Bytes>(i);
                             for t in 0..T {
-                                let x = x[t].as_ptr().add((b * parts + i) * SHARED);
+                                let x = x[t].as_ptr().add((b * parts + i) * SHARED / Pairs::PER).cast();
                                 let sum = V::to_float(V::dot_codes(codes, Q::MIDDLE, x));
                                 let scale = &scale[r][t];
                                 let scale = match Q::GROUP {

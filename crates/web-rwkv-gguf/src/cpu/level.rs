@@ -57,9 +57,14 @@ impl Level {
         dispatch(self, Traits).0
     }
 
-    /// See [`Vector::TOKENS`].
-    pub(super) fn tokens(self) -> Option<usize> {
+    /// See [`Vector::PAIRS`].
+    pub(super) fn pairs(self) -> bool {
         dispatch(self, Traits).1
+    }
+
+    /// See [`Vector::BYTES`].
+    pub(super) fn bytes(self) -> usize {
+        dispatch(self, Traits).2
     }
 
     /// The level of this name: `scalar`, `avx2`, `avx512` or `neon`.
@@ -71,10 +76,10 @@ impl Level {
 struct Traits;
 
 impl Kernel for Traits {
-    type Output = (usize, Option<usize>);
+    type Output = (usize, bool, usize);
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) -> (usize, Option<usize>) {
-        (V::LANES, V::TOKENS)
+    unsafe fn run<V: Vector>(self) -> Self::Output {
+        (V::LANES, V::PAIRS, V::BYTES)
     }
 }
 
@@ -104,7 +109,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
 }
 
-/// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes or pairs of i16.
+/// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes, pairs of i16 or four bytes.
 ///
 /// # Safety
 /// As [`Lanes`].
@@ -113,9 +118,11 @@ pub(super) trait Vector: Lanes {
     type Bytes: Bytes;
     /// Rows of a tile of a product of floats with two registers of tokens: as many as there are registers for.
     const ROWS: usize;
-    /// Tokens of a tile of a product of 16-bit integers with two registers of rows, where those products are faster
-    /// than those of floats.
-    const TOKENS: Option<usize>;
+    /// Whether products of 16-bit integers are faster than those of floats.
+    const PAIRS: bool;
+    /// The most that a code times the length of its group may be for sums of products of bytes to have room; zero where
+    /// such products are not faster than those of floats.
+    const BYTES: usize;
     /// Runs a kernel in a function of its own, which the compiler gives all the registers.
     unsafe fn call<K: Kernel>(k: K) -> K::Output;
     /// `x[0]` in the lower half of the lanes, `x[1]` in the upper.
@@ -135,10 +142,10 @@ pub(super) trait Vector: Lanes {
     /// Writes the lanes, which fit, as whole numbers.
     unsafe fn store_codes(y: *mut i16, x: Self);
     unsafe fn zero() -> Self::Int;
-    unsafe fn load_pairs(x: *const i16) -> Self::Int;
-    unsafe fn store_pairs(y: *mut i16, x: Self::Int);
-    /// The same pair in every lane.
-    unsafe fn splat_pair(x: *const i16) -> Self::Int;
+    unsafe fn load_ints(x: *const i32) -> Self::Int;
+    unsafe fn store_ints(y: *mut i32, x: Self::Int);
+    /// The same lane everywhere.
+    unsafe fn splat_int(x: *const i32) -> Self::Int;
     /// Puts 32 numbers in the order in which `dot_codes` takes them.
     unsafe fn arrange(x: &mut [i16; 32]);
     /// Sums of products of 32 codes less `middle` and 32 arranged numbers, those of each half in a half of the lanes.
@@ -149,6 +156,11 @@ pub(super) trait Vector: Lanes {
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
     unsafe fn dot(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
     unsafe fn to_float(x: Self::Int) -> Self;
+    /// In each lane the sum of products of four unsigned bytes of a and four signed ones of b, added to the sums c, which
+    /// only the functions below take: in 16 bits two of two products each, or one in 32 bits.
+    unsafe fn dot_quads(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
+    unsafe fn negate_quads(x: Self::Int) -> Self::Int;
+    unsafe fn quads_to_float(x: Self::Int) -> Self;
     /// Asks for the line of the cache at x, which need not be there.
     unsafe fn prefetch(x: *const u8);
 }
@@ -237,7 +249,9 @@ mod x86 {
         type Int = __m256i;
         type Bytes = __m256i;
         const ROWS: usize = 6;
-        const TOKENS: Option<usize> = None;
+        const PAIRS: bool = false;
+        // Sums may overflow on their way, but not in the end: half a group of codes times 127.
+        const BYTES: usize = 2 * 256;
         call! { "avx2,fma,f16c" }
         functions! {
             fn halves(x: *const f32) -> __m256 = {
@@ -274,9 +288,9 @@ mod x86 {
                 _mm_storeu_si128(y.cast(), _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
             };
             fn zero() -> __m256i = _mm256_setzero_si256();
-            fn load_pairs(x: *const i16) -> __m256i = _mm256_loadu_si256(x.cast());
-            fn store_pairs(y: *mut i16, x: __m256i) = _mm256_storeu_si256(y.cast(), x);
-            fn splat_pair(x: *const i16) -> __m256i = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            fn load_ints(x: *const i32) -> __m256i = _mm256_loadu_si256(x.cast());
+            fn store_ints(y: *mut i32, x: __m256i) = _mm256_storeu_si256(y.cast(), x);
+            fn splat_int(x: *const i32) -> __m256i = _mm256_set1_epi32(*x);
             fn arrange(x: &mut [i16; 32]) = {
                 // The bytes at even places, then those at odd ones: so a register is taken apart fastest.
                 let pairs = x.as_chunks::<2>().0;
@@ -306,6 +320,9 @@ mod x86 {
             };
             fn dot(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
             fn to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
+            fn dot_quads(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_add_epi16(c, _mm256_maddubs_epi16(a, b));
+            fn negate_quads(x: __m256i) -> __m256i = _mm256_sub_epi16(_mm256_setzero_si256(), x);
+            fn quads_to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(_mm256_madd_epi16(x, _mm256_set1_epi16(1)));
             fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
         }
     }
@@ -368,17 +385,23 @@ mod x86 {
         }
     }
 
-    /// The intrinsic would be taken apart again by LLVM, into a product and a sum, which is half as fast.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn dpwssd(a: __m512i, b: __m512i, mut sum: __m512i) -> __m512i {
-        // SAFETY: the instruction works on these registers only.
-        unsafe {
-            asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
-                options(pure, nomem, nostack, preserves_flags));
-        }
-        sum
+    /// Products that are added to sums. LLVM would take the intrinsic of the first apart again, into a product and a sum,
+    /// which is half as fast.
+    macro_rules! sums {
+        ($($name:ident $instruction:literal)*) => {
+            $(#[inline]
+            #[target_feature(enable = "avx512f,avx512vnni")]
+            fn $name(a: __m512i, b: __m512i, mut sum: __m512i) -> __m512i {
+                // SAFETY: the instruction works on these registers only.
+                unsafe {
+                    asm!(concat!($instruction, " {}, {}, {}"), inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
+                        options(pure, nomem, nostack, preserves_flags));
+                }
+                sum
+            })*
+        };
     }
+    sums! { dpwssd "vpdpwssd" dpbusd "vpdpbusd" }
 
     impl Lanes for __m512 {
         const LANES: usize = 16;
@@ -395,7 +418,8 @@ mod x86 {
         type Int = __m512i;
         type Bytes = __m256i;
         const ROWS: usize = 12;
-        const TOKENS: Option<usize> = Some(6);
+        const PAIRS: bool = true;
+        const BYTES: usize = usize::MAX;
         call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
         functions! {
             fn halves(x: *const f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*x), _mm512_set1_ps(*x.add(1)));
@@ -421,9 +445,9 @@ mod x86 {
             fn store_codes(y: *mut i16, x: __m512) =
                 _mm256_storeu_si256(y.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
             fn zero() -> __m512i = _mm512_setzero_si512();
-            fn load_pairs(x: *const i16) -> __m512i = _mm512_loadu_si512(x.cast());
-            fn store_pairs(y: *mut i16, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
-            fn splat_pair(x: *const i16) -> __m512i = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            fn load_ints(x: *const i32) -> __m512i = _mm512_loadu_si512(x.cast());
+            fn store_ints(y: *mut i32, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
+            fn splat_int(x: *const i32) -> __m512i = _mm512_set1_epi32(*x);
             fn arrange(_x: &mut [i16; 32]) = ();
             fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m512i =
                 dpwssd(_mm512_cvtepi8_epi16(codes.less(middle)), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
@@ -436,6 +460,9 @@ mod x86 {
             };
             fn dot(a: __m512i, b: __m512i, c: __m512i) -> __m512i = dpwssd(a, b, c);
             fn to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
+            fn dot_quads(a: __m512i, b: __m512i, c: __m512i) -> __m512i = dpbusd(a, b, c);
+            fn negate_quads(x: __m512i) -> __m512i = _mm512_sub_epi32(_mm512_setzero_si512(), x);
+            fn quads_to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
         }
     }
@@ -461,7 +488,9 @@ mod arm {
         type Int = int32x4_t;
         type Bytes = uint8x16x2_t;
         const ROWS: usize = 12;
-        const TOKENS: Option<usize> = None;
+        const PAIRS: bool = false;
+        // Not every CPU has the instructions that do.
+        const BYTES: usize = 0;
         call! { "neon" }
         functions! {
             fn halves(x: *const f32) -> float32x4_t = vcombine_f32(vdup_n_f32(*x), vdup_n_f32(*x.add(1)));
@@ -498,9 +527,9 @@ mod arm {
             fn largest(x: float32x4_t) -> f32 = vmaxvq_f32(x);
             fn store_codes(y: *mut i16, x: float32x4_t) = vst1_s16(y, vmovn_s32(vcvtnq_s32_f32(x)));
             fn zero() -> int32x4_t = vdupq_n_s32(0);
-            fn load_pairs(x: *const i16) -> int32x4_t = vreinterpretq_s32_s16(vld1q_s16(x));
-            fn store_pairs(y: *mut i16, x: int32x4_t) = vst1q_s16(y, vreinterpretq_s16_s32(x));
-            fn splat_pair(x: *const i16) -> int32x4_t = vdupq_n_s32(x.cast::<i32>().read_unaligned());
+            fn load_ints(x: *const i32) -> int32x4_t = vld1q_s32(x);
+            fn store_ints(y: *mut i32, x: int32x4_t) = vst1q_s32(y, x);
+            fn splat_int(x: *const i32) -> int32x4_t = vdupq_n_s32(*x);
             fn arrange(_x: &mut [i16; 32]) = ();
             fn dot_codes(codes: uint8x16x2_t, middle: u8, x: *const i16) -> int32x4_t = {
                 let codes = codes.less(middle);
@@ -527,6 +556,17 @@ mod arm {
                 vaddq_s32(c, vpaddq_s32(low, high))
             };
             fn to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
+            fn dot_quads(a: int32x4_t, b: int32x4_t, c: int32x4_t) -> int32x4_t = {
+                let (a, b) = (vreinterpretq_u8_s32(a), vreinterpretq_s8_s32(b));
+                let wide = |a: uint8x8_t| vreinterpretq_s16_u16(vmovl_u8(a));
+                let (a_low, b_low) = (wide(vget_low_u8(a)), vmovl_s8(vget_low_s8(b)));
+                let (a_high, b_high) = (wide(vget_high_u8(a)), vmovl_high_s8(b));
+                let low = vpaddq_s32(vmull_s16(vget_low_s16(a_low), vget_low_s16(b_low)), vmull_high_s16(a_low, b_low));
+                let high = vpaddq_s32(vmull_s16(vget_low_s16(a_high), vget_low_s16(b_high)), vmull_high_s16(a_high, b_high));
+                vaddq_s32(c, vpaddq_s32(low, high))
+            };
+            fn negate_quads(x: int32x4_t) -> int32x4_t = vnegq_s32(x);
+            fn quads_to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
             fn prefetch(x: *const u8) = asm!("prfm pldl1keep, [{}]", in(reg) x, options(nostack, preserves_flags));
         }
     }
@@ -587,12 +627,16 @@ mod tests {
                     assert!(y[n..].iter().all(|y| y.is_nan()));
                     y[..n].to_vec()
                 };
-                let pairs = |v: V::Int| {
-                    let mut y = [7; 34];
-                    V::store_pairs(y.as_mut_ptr(), v);
-                    assert!(y[2 * n..].iter().all(|y| *y == 7));
-                    y[..2 * n].to_vec()
+                let ints = |v: V::Int| {
+                    let mut y = [7; 17];
+                    V::store_ints(y.as_mut_ptr(), v);
+                    assert!(y[n..].iter().all(|y| *y == 7));
+                    y[..n].to_vec()
                 };
+                let pairs = |v: V::Int| -> Vec<i16> {
+                    ints(v).into_iter().flat_map(|x| [x as i16, (x >> 16) as i16]).collect()
+                };
+                let wide_lanes: Vec<i32> = (0..16_i32).map(|i| i.wrapping_mul(0x1234_5678)).collect();
                 let wide = |i: usize| i16::from(q[i]);
                 let bytes: [u8; 32] = std::array::from_fn(|i| q[i] as u8);
                 let signed = V::Bytes::load(&bytes);
@@ -620,8 +664,8 @@ mod tests {
                 assert_eq!(codes[..=n], whole.collect::<Vec<_>>());
                 let both = [vec![x[0]; n / 2], vec![x[1]; n / 2]].concat();
                 assert_eq!(floats(V::halves(x.as_ptr())), both);
-                assert_eq!(pairs(V::load_pairs(p.as_ptr())), p[..2 * n]);
-                assert_eq!(pairs(V::splat_pair(p[3..].as_ptr())), [p[3], p[4]].repeat(n));
+                assert_eq!(ints(V::load_ints(wide_lanes.as_ptr())), wide_lanes[..n]);
+                assert_eq!(ints(V::splat_int(&wide_lanes[3])), [wide_lanes[3]].repeat(n));
                 assert_eq!(pairs(V::zero()), vec![0; 2 * n]);
                 let mut decoded = [0.0; 32];
                 V::decode(signed, [0.5, 0.25], [1.0, 2.0], &mut decoded);
@@ -647,10 +691,23 @@ mod tests {
                     assert_eq!(pairs(v), want.collect::<Vec<_>>());
                 }
                 let small: Vec<i16> = p.iter().map(|x| x >> 2).collect();
-                let (a, b) = (V::load_pairs(small.as_ptr()), V::load_pairs(small.as_ptr()));
+                let (a, b) = (V::load_ints(small.as_ptr().cast()), V::load_ints(small.as_ptr().cast()));
                 let dot = |i: usize| i32::from(small[2 * i]).pow(2) + i32::from(small[2 * i + 1]).pow(2);
                 let want: Vec<f32> = (0..n).map(|i| 2.0 * dot(i) as f32).collect();
                 assert_eq!(floats(V::to_float(V::dot(b, a, V::dot(a, b, V::zero())))), want);
+                // Codes of 6 bits and numbers of 8, added up over four lanes of them: the most that has room.
+                let unsigned: Vec<u8> = (0..64_i32).map(|i| (i * 91 + 3) as u8).collect();
+                let codes: Vec<i8> = q.iter().map(|x| x >> 2).collect();
+                let (a, b) = (V::load_ints(unsigned.as_ptr().cast()), V::load_ints(codes.as_ptr().cast()));
+                let dot = |i: usize| {
+                    (4 * i..4 * i + 4).map(|i| i32::from(unsigned[i]) * i32::from(codes[i])).sum::<i32>()
+                        as f32
+                };
+                let sum = V::dot_quads(a, b, V::dot_quads(a, b, V::zero()));
+                let want: Vec<f32> = (0..n).map(|i| 2.0 * dot(i)).collect();
+                assert_eq!(floats(V::quads_to_float(sum)), want);
+                let want: Vec<f32> = want.iter().map(|x| -x).collect();
+                assert_eq!(floats(V::quads_to_float(V::negate_quads(sum))), want);
                 let mut arranged: [i16; 32] = std::array::from_fn(|i| p[i]);
                 V::arrange(&mut arranged);
                 for middle in [0, 8] {

@@ -12,7 +12,7 @@ struct Line([u8; 64]);
 
 /// A number of which any bytes are one.
 pub(super) trait Number: Copy {}
-impl Number for i16 {}
+impl Number for i32 {}
 impl Number for f32 {}
 
 /// A vector whose registers lie in lines of the cache whole.

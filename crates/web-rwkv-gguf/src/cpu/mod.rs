@@ -1,7 +1,6 @@
 //! The CPU executor.
 
 mod across;
-mod acts16;
 #[cfg(test)]
 pub(crate) mod cases;
 mod dot;
@@ -11,6 +10,7 @@ mod lines;
 mod math;
 mod pool;
 mod project;
+mod rounded;
 mod rows;
 mod scalar;
 mod wkv4;
@@ -37,6 +37,8 @@ const SMALL: usize = 1 << 15;
 /// Runs operations on the threads of this machine.
 pub(crate) struct Cpu {
     level: Level,
+    /// Whether products of many tokens may round activations to 8 bits.
+    fast: bool,
     pool: Pool,
     watch: Option<Watch>,
 }
@@ -142,7 +144,12 @@ impl<T> Shared<T> {
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
         assert!(level.is_available());
-        Self { level, pool: Pool::new(threads), watch: None }
+        Self { level, fast: false, pool: Pool::new(threads), watch: None }
+    }
+
+    /// The same, with products of many tokens that may round activations to 8 bits.
+    pub(crate) fn fast(self, fast: bool) -> Self {
+        Self { fast, ..self }
     }
 
     /// The same, which tells of its products.
@@ -152,6 +159,10 @@ impl Cpu {
 
     pub(crate) fn level(&self) -> Level {
         self.level
+    }
+
+    pub(crate) fn is_fast(&self) -> bool {
+        self.fast
     }
 
     pub(crate) fn threads(&self) -> usize {

@@ -1,20 +1,20 @@
 //! Products `y = act(W x)`: shares their rows out among the threads, and chooses the kernel.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, marker::PhantomData};
 
 use crate::{
-    format::{self, Quant, with_quant},
+    format::{self, Format, Quant, with_quant},
     ops::{Act, Product},
 };
 
 use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
-    acts16::{Acts16, tile},
     dot::{Along, AlongFloats},
     gemm::{self, Columns, PANEL},
     level::{Kernel, Vector, dispatch},
     math::Fast,
+    rounded::{Integers, Pairs, Quads, Rounded, tile},
     scalar,
 };
 
@@ -23,6 +23,9 @@ const ROWS: usize = 4;
 
 /// From so many tokens on it pays to turn weights or activations so that no sum goes across lanes.
 const MANY: usize = 12;
+
+/// Tokens of a tile of integers with two registers of rows.
+const TOKENS: usize = 6;
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
@@ -62,18 +65,22 @@ enum Way {
     Along,
     /// Few tokens, floats.
     AlongFloats,
-    /// Many tokens, blocks in integers.
+    /// Many tokens, blocks in integers of 16 bits.
     Across,
+    /// Many tokens, blocks in bytes.
+    AcrossBytes,
     /// Many tokens, in floats.
     Gemm,
 }
 
 impl Way {
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
+        let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens() < MANY, p.w.format.group()) {
             (true, Some(_)) => Self::Along,
             (true, None) => Self::AlongFloats,
-            (false, Some(_)) if cpu.level.tokens().is_some() => Self::Across,
+            (false, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
+            (false, Some(_)) if cpu.level.pairs() => Self::Across,
             (false, _) => Self::Gemm,
         }
     }
@@ -84,20 +91,26 @@ struct Input<'a> {
     x: &'a Acts,
     way: Way,
     columns: usize,
-    x16: Option<Acts16>,
-    turned: Option<Columns>,
+    made: Made,
+}
+
+enum Made {
+    Pairs(Rounded<Pairs>),
+    Quads(Rounded<Quads>),
+    Turned(Columns),
+    Nothing,
 }
 
 impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
-        let most = match way {
-            Way::Along => Some(1),
-            Way::Across => cpu.level.tokens(),
-            _ => None,
+        let made = match way {
+            Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
+            Way::AlongFloats => Made::Nothing,
+            Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, TOKENS)),
+            Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, TOKENS)),
+            Way::Gemm => Made::Turned(Columns::new(cpu, x, columns)),
         };
-        let x16 = most.map(|most| Acts16::new(cpu, x, columns, most));
-        let turned = (way == Way::Gemm).then(|| Columns::new(cpu, x, columns));
-        Self { x, way, columns, x16, turned }
+        Self { x, way, columns, made }
     }
 }
 
@@ -141,15 +154,16 @@ impl Kernel for Run<'_> {
         let (panel, format) = (&self.panel, job.w.format);
         // SAFETY: this runs inside `dispatch`, and this task alone has these rows.
         unsafe {
-            match (&job.x.x16, &job.x.turned) {
-                (Some(x), _) if job.x.way == Way::Across => panel.across::<V>(x, scratch),
-                (Some(x), _) => with_quant!(format, Q => panel.along::<V, Q>(x, &mut scratch.offsets),
+            match &job.x.made {
+                Made::Pairs(x) if job.x.way == Way::Across => panel.across::<V, _>(x, scratch),
+                Made::Quads(x) => panel.across::<V, _>(x, scratch),
+                Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x, &mut scratch.offsets),
                     _ => unreachable!("{format:?} is not in blocks")),
-                (_, Some(x)) => {
+                Made::Turned(x) => {
                     let scratch = &mut scratch.gemm;
                     V::call(gemm::Panel { w: job.w, at, rows, x, act: job.act, y: job.y, scratch });
                 }
-                _ => panel.along_floats::<V>(),
+                Made::Nothing => panel.along_floats::<V>(),
             }
         }
     }
@@ -195,24 +209,24 @@ impl Panel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn across<V: Vector>(&self, x: &Acts16, scratch: &mut Scratch) {
+    unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
         let (w, step) = (self.job.w, 2 * V::LANES);
         let group = w.format.group().expect("it is in blocks");
         let registers = 2 * self.rows.div_ceil(step);
         let Scratch { codes, packed, .. } = scratch;
         codes.resize(V::LANES, w.columns, group);
-        packed.resize(registers * V::LANES, w.columns, group);
+        packed.resize::<I>(registers * V::LANES, w.columns, group);
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.
         unsafe {
             for register in 0..registers {
                 codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
-                V::call(Pack { w: codes, packed, register });
+                V::call(Pack { w: codes, packed, register, integers: PhantomData::<I> });
             }
             for register in (0..registers).step_by(2) {
                 let (w, target) = (&*packed, self.target::<V>(register * V::LANES));
-                tiles!(V::TOKENS.unwrap_or(1), self.job.x.x.tokens(), |t, N| match group {
-                    16 => V::call(Across::<N, 16> { w, x, register, t, target }),
-                    _ => V::call(Across::<N, 32> { w, x, register, t, target }),
+                tiles!(TOKENS, self.job.x.x.tokens(), |t, N| match group {
+                    16 => V::call(Across::<I, N, 16> { w, x, register, t, target }),
+                    _ => V::call(Across::<I, N, 32> { w, x, register, t, target }),
                 });
             }
         }
@@ -235,7 +249,7 @@ impl Panel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn along<V: Vector, Q: Quant>(&self, x: &Acts16, offsets: &mut Vec<f32>) {
+    unsafe fn along<V: Vector, Q: Quant>(&self, x: &Rounded<Pairs>, offsets: &mut Vec<f32>) {
         for at in (self.at..self.at + self.rows).step_by(ROWS) {
             let [a, b, c, d] = self.rows(at);
             let rows =

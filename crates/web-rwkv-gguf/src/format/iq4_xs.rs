@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<Block>() == 136);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const LARGEST: usize = 128;
 
     #[inline(always)]
     unsafe fn codes<B: Bytes>(&self, i: usize) -> B {

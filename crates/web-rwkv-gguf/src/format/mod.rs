@@ -24,6 +24,8 @@ pub(crate) trait Quant: Copy + 'static {
     const LEN: usize;
     /// Values that share a scale and an offset: 16 or 32.
     const GROUP: usize;
+    /// No code less the middle is farther from zero.
+    const LARGEST: usize;
     /// The middle of the codes: what is multiplied by them may be rounded, which matters less for those around zero.
     const MIDDLE: u8 = 0;
     /// Codes `32 i ..` of the block, which are signed.
@@ -206,6 +208,11 @@ impl Format {
     /// Values that share a scale and an offset; `None` for plain floats.
     pub(crate) fn group(self) -> Option<usize> {
         with_quant!(self, Q => Some(<Q as Quant>::GROUP), _ => None)
+    }
+
+    /// The most that a code of a block, less their middle, times the length of its group can be.
+    pub(crate) fn largest_group(self) -> Option<usize> {
+        with_quant!(self, Q => Some(Q::LARGEST * Q::GROUP), _ => None)
     }
 
     /// Bytes of a row of `len` values; `None` if they do not fill whole blocks.

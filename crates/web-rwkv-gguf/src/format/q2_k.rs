@@ -18,6 +18,7 @@ const _: () = assert!(size_of::<Block>() == 84);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
+    const LARGEST: usize = 2;
     const MIDDLE: u8 = 2;
 
     #[inline(always)]

@@ -20,6 +20,7 @@ const _: () = assert!(size_of::<Block>() == 110);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
+    const LARGEST: usize = 4;
 
     #[inline(always)]
     unsafe fn codes<B: Bytes>(&self, i: usize) -> B {

@@ -17,6 +17,7 @@ const _: () = assert!(size_of::<Block>() == 18);
 impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
+    const LARGEST: usize = 8;
 
     #[inline(always)]
     unsafe fn codes<B: Bytes>(&self, _: usize) -> B {

@@ -14,6 +14,7 @@ const _: () = assert!(size_of::<Block>() == 20);
 impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
+    const LARGEST: usize = 8;
     const MIDDLE: u8 = 8;
 
     #[inline(always)]

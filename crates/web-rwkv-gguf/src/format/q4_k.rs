@@ -18,6 +18,7 @@ const _: () = assert!(size_of::<Block>() == 144);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const LARGEST: usize = 8;
     const MIDDLE: u8 = 8;
 
     #[inline(always)]

@@ -15,6 +15,7 @@ const _: () = assert!(size_of::<Block>() == 24);
 impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
+    const LARGEST: usize = 16;
     const MIDDLE: u8 = 16;
 
     #[inline(always)]

@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<Block>() == 176);
 impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
+    const LARGEST: usize = 16;
     const MIDDLE: u8 = 16;
 
     #[inline(always)]
