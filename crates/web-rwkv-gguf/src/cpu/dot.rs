@@ -1,5 +1,5 @@
-//! Products for few tokens, which are as fast as the weights come from memory: blocks are taken apart in registers, and
-//! lanes lie along the columns, as the weights do.
+//! Products for few tokens, which are as fast as the weights come from memory: blocks are taken apart in registers for
+//! each two of them, or decoded once for all, and lanes lie along the columns, as the weights do.
 
 use std::array::from_fn;
 
@@ -14,8 +14,11 @@ use super::{
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 
+/// Columns that are decoded at once: those of all tokens stay in the first-level cache.
+pub(super) const PART: usize = 512;
+
 /// How far ahead weights are asked for: bit by bit, so that memory is never idle nor overrun.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Asks for the `len` bytes from `at`, which need not be there.
 ///
@@ -171,5 +174,52 @@ impl<const R: usize, const T: usize> AlongFloats<'_, R, T> {
             }
         }
         sums
+    }
+}
+
+/// Lanes of a sum, as many as the widest register has.
+pub(super) type Sum = [f32; 16];
+
+/// `R` rows of decoded weights times `T` tokens, lane by lane added to their sums.
+pub(super) struct AlongDecoded<'a, const R: usize, const T: usize> {
+    pub(super) w: [&'a [f32]; R],
+    pub(super) x: [&'a [f32]; T],
+    pub(super) sums: &'a mut [[Sum; R]],
+}
+
+impl<const R: usize, const T: usize> Kernel for AlongDecoded<'_, R, T> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let (w, x, n) = (self.w, self.x, self.w[0].len());
+        let sums = &mut self.sums[..T];
+        assert!(w.iter().chain(&x).all(|row| row.len() == n));
+        let whole = n - n % V::LANES;
+        // SAFETY: this runs inside `dispatch`, all rows have n numbers, and a sum has room for any register.
+        unsafe {
+            let mut acc = [[V::splat(0.0); R]; T];
+            for t in 0..T {
+                for r in 0..R {
+                    acc[t][r] = V::load(sums[t][r].as_ptr());
+                }
+            }
+            for k in (0..whole).step_by(V::LANES) {
+                let x: [V; T] = from_fn(|t| V::load(x[t].as_ptr().add(k)));
+                for r in 0..R {
+                    let w = V::load(w[r].as_ptr().add(k));
+                    for t in 0..T {
+                        acc[t][r] = V::fma(w, x[t], acc[t][r]);
+                    }
+                }
+            }
+            for t in 0..T {
+                for r in 0..R {
+                    V::store(sums[t][r].as_mut_ptr(), acc[t][r]);
+                    for k in whole..n {
+                        sums[t][r][0] += w[r][k] * x[t][k];
+                    }
+                }
+            }
+        }
     }
 }

@@ -152,7 +152,7 @@ impl Kernel for Panel<'_> {
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-unsafe fn decode<V: Vector>(format: Format, bytes: &[u8], y: &mut [f32]) {
+pub(super) unsafe fn decode<V: Vector>(format: Format, bytes: &[u8], y: &mut [f32]) {
     // SAFETY: the caller's promise is handed on.
     unsafe {
         with_quant!(format, Q => V::call(DecodeBlocks { blocks: format::cast::<Q>(bytes), y }),

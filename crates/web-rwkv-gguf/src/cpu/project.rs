@@ -1,6 +1,6 @@
 //! Products `y = act(W x)`: shares their rows out among the threads, and chooses the kernel.
 
-use std::{cell::RefCell, marker::PhantomData};
+use std::{array::from_fn, cell::RefCell, marker::PhantomData};
 
 use crate::{
     format::{self, Format, Quant, with_quant},
@@ -10,9 +10,10 @@ use crate::{
 use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
-    dot::{Along, AlongFloats},
+    dot::{self, Along, AlongDecoded, AlongFloats, PART},
     gemm::{self, Columns, PANEL},
     level::{Kernel, Vector, dispatch},
+    lines::Lines,
     math::Fast,
     rounded::{Integers, Pairs, Quads, Rounded, tile},
     scalar,
@@ -20,6 +21,10 @@ use super::{
 
 /// Rows of the tiles whose lanes lie along the columns.
 const ROWS: usize = 4;
+
+/// From so many tokens on it pays to decode blocks, or floats, once for all of them.
+const SEVERAL: usize = 5;
+const SEVERAL_FLOATS: usize = 9;
 
 /// From so many tokens on it pays to turn weights or activations so that no sum goes across lanes.
 const MANY: usize = 12;
@@ -65,6 +70,8 @@ enum Way {
     Along,
     /// Few tokens, floats.
     AlongFloats,
+    /// Several tokens.
+    AlongDecoded,
     /// Many tokens, blocks in integers of 16 bits.
     Across,
     /// Many tokens, blocks in bytes.
@@ -76,12 +83,13 @@ enum Way {
 impl Way {
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
-        match (p.x.tokens() < MANY, p.w.format.group()) {
-            (true, Some(_)) => Self::Along,
-            (true, None) => Self::AlongFloats,
-            (false, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
-            (false, Some(_)) if cpu.level.pairs() => Self::Across,
-            (false, _) => Self::Gemm,
+        match (p.x.tokens(), p.w.format.group()) {
+            (0..SEVERAL, Some(_)) => Self::Along,
+            (0..SEVERAL_FLOATS, None) => Self::AlongFloats,
+            (0..MANY, _) => Self::AlongDecoded,
+            (_, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
+            (_, Some(_)) if cpu.level.pairs() => Self::Across,
+            (_, _) => Self::Gemm,
         }
     }
 }
@@ -105,7 +113,7 @@ impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
         let made = match way {
             Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
-            Way::AlongFloats => Made::Nothing,
+            Way::AlongFloats | Way::AlongDecoded => Made::Nothing,
             Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, TOKENS)),
             Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, TOKENS)),
             Way::Gemm => Made::Turned(Columns::new(cpu, x, columns)),
@@ -134,6 +142,7 @@ struct Scratch {
     codes: Codes,
     packed: Packed,
     offsets: Vec<f32>,
+    decoded: Lines<f32>, // [ROWS, PART]
     gemm: gemm::Scratch,
 }
 
@@ -162,6 +171,9 @@ impl Kernel for Run<'_> {
                 Made::Turned(x) => {
                     let scratch = &mut scratch.gemm;
                     V::call(gemm::Panel { w: job.w, at, rows, x, act: job.act, y: job.y, scratch });
+                }
+                Made::Nothing if job.x.way == Way::AlongDecoded => {
+                    panel.along_decoded::<V>(&mut scratch.decoded);
                 }
                 Made::Nothing => panel.along_floats::<V>(),
             }
@@ -275,6 +287,56 @@ impl Panel<'_> {
                 tiles!(2, x.tokens(), |t, N| {
                     self.write(at, t, V::call(AlongFloats::<ROWS, N> { format, rows, x, columns, t }));
                 });
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn along_decoded<V: Vector>(&self, decoded: &mut Lines<f32>) {
+        let (w, x) = (self.job.w, self.job.x.x);
+        decoded.resize(ROWS * PART);
+        for at in (self.at..self.at + self.rows).step_by(ROWS) {
+            let mut sums = [[[0.0; 16]; ROWS]; MANY];
+            for k in (0..w.columns).step_by(PART) {
+                let n = PART.min(w.columns - k);
+                // SAFETY: the caller's promise is handed on, here and below.
+                unsafe {
+                    for (i, y) in decoded.chunks_exact_mut(PART).enumerate() {
+                        let bytes = w.part((at + i).min(self.at + self.rows - 1), k, n);
+                        dot::prefetch::<V>(bytes.as_ptr().wrapping_add(dot::AHEAD), bytes.len());
+                        gemm::decode::<V>(w.format, bytes, &mut y[..n]);
+                    }
+                    let w: [&[f32]; ROWS] = from_fn(|i| &decoded[i * PART..][..n]);
+                    let mut t = 0;
+                    while t < x.tokens() {
+                        let row = |i: usize| &x.row(t + i)[k..][..n];
+                        let sums = &mut sums[t..];
+                        // Tiles of three, and of two rather than of one.
+                        t += match x.tokens() - t {
+                            2 | 4 => {
+                                V::call(AlongDecoded { w, x: [row(0), row(1)], sums });
+                                2
+                            }
+                            1 => {
+                                V::call(AlongDecoded { w, x: [row(0)], sums });
+                                1
+                            }
+                            _ => {
+                                V::call(AlongDecoded { w, x: [row(0), row(1), row(2)], sums });
+                                3
+                            }
+                        };
+                    }
+                }
+            }
+            for (t, sums) in sums.iter().enumerate().take(x.tokens()) {
+                let mut row = [0.0; ROWS];
+                for (y, sum) in row.iter_mut().zip(sums) {
+                    // SAFETY: a sum has room for any register.
+                    *y = unsafe { V::sum(V::load(sum.as_ptr())) };
+                }
+                // SAFETY: as above.
+                unsafe { self.write(at, t, [row]) };
             }
         }
     }
