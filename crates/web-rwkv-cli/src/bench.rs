@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Times that each measurement is repeated
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
-    /// Print how long each operation takes on a GPU instead
+    /// Print how long each operation takes instead
     #[arg(long)]
     ops: bool,
 }
@@ -193,9 +193,12 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Times of operations on a GPU, for decoding and for each prefill length.
+/// Times of operations, for decoding and for each prefill length.
 fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let model = common.open_profiled()?;
+    let peaks = model
+        .cpu()
+        .map(|(level, threads)| (peak::bandwidth(threads, 3), peak::arithmetic(level, threads, 3)));
     let vocab = model.info().num_vocab;
     let mut out = stdout().lock();
     for length in [1].iter().chain(&args.lengths) {
@@ -218,7 +221,14 @@ fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
             let (bytes, work) = (op.bytes as f64 / op.count as f64, op.operations as f64 / op.count as f64);
             let rates = match op.operations {
                 0 => String::new(),
-                _ => format!("{:8.0} GB/s {:7.1} TFLOP/s", bytes / each / 1e9, work / each / 1e12),
+                _ => {
+                    let (bytes, work) = (bytes / each, work / each);
+                    let percent = peaks.map(|(most_bytes, most_work)| {
+                        format!(" {:3.0} % of peak", 100.0 * (bytes / most_bytes).max(work / most_work))
+                    });
+                    let percent = percent.unwrap_or_default();
+                    format!("{:8.1} GB/s {:8.1} GFLOP/s{percent}", bytes / 1e9, work / 1e9)
+                }
             };
             writeln!(
                 out,

@@ -82,7 +82,7 @@ impl Args {
         Ok((model, checkpoint, time))
     }
 
-    /// The model, whose operations on a GPU are timed.
+    /// The model, whose operations are timed.
     pub(crate) fn open_profiled(&self) -> Result<Model> {
         let checkpoint = self.local()?.checkpoint(Checkpoint::open)?;
         Ok(Model::from_checkpoint(&checkpoint, Options { profile: true, ..self.options() })?)

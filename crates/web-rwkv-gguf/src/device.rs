@@ -98,10 +98,10 @@ pub struct DeviceInfo {
     pub binding_limit: u64,
 }
 
-/// How often an operation ran on a GPU, and how long that took.
+/// How often an operation ran, and how long that took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpTime {
-    /// The kernel, and what it ran on.
+    /// The operation or kernel, and what it ran on.
     pub name: String,
     /// How often.
     pub count: usize,

@@ -190,6 +190,24 @@ fn close(a: &[f32], b: &[f32], limit: f64) {
     assert!(nmse <= limit, "{nmse:e}");
 }
 
+#[test]
+fn a_profiled_model_tells_how_long_operations_took() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
+    let model =
+        Model::open(path, Options { profile: true, device: Device::Cpu, ..Options::default() }).unwrap();
+    model.run(&tokens(1, 3), RnnOption::Last, &mut model.init_state()).unwrap();
+    let times = model.op_times();
+    let wkv7 = times.iter().find(|op| op.name == "wkv7").unwrap();
+    assert_eq!((wkv7.count, wkv7.bytes), (model.info().num_layer, 0));
+    // All matrices were read once; the head's for one token of three.
+    let bytes: u64 = times.iter().map(|op| op.bytes).sum();
+    let weights: usize = model.matrices().iter().map(|m| m.2).sum();
+    let head = model.info().num_vocab * model.info().num_emb;
+    assert_eq!(bytes, model.matrices().iter().map(|m| m.1 as u64).sum::<u64>());
+    assert_eq!(times.iter().map(|op| op.operations).sum::<u64>(), 2 * (3 * (weights - head) + head) as u64);
+    assert_eq!(model.op_times(), []);
+}
+
 /// What different chunks of the same tokens may differ by in the embedded model: where a sum is in another
 /// order, an activation can fall on the next of its 2^16 steps.
 const STEP: f64 = 1e-7;

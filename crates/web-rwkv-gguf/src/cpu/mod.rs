@@ -9,6 +9,7 @@ mod level;
 mod lines;
 mod math;
 mod pool;
+mod profile;
 mod project;
 mod rounded;
 mod rows;
@@ -22,6 +23,7 @@ pub use level::Level;
 use crate::{
     Result,
     batch::{Sequence, Token},
+    device::OpTime,
     format,
     ops::{
         Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
@@ -29,6 +31,7 @@ use crate::{
     state::State,
 };
 use pool::Pool;
+use profile::{Profile, Timer};
 use rows::{AddGated, Decay, Keys, Mix, MixOf, Residual, row};
 
 /// Products of fewer operations than this are not worth waking other threads.
@@ -40,6 +43,7 @@ pub(crate) struct Cpu {
     /// Whether products of many tokens may round activations to 8 bits.
     fast: bool,
     pool: Pool,
+    profile: Option<Profile>,
     watch: Option<Watch>,
 }
 
@@ -144,12 +148,27 @@ impl<T> Shared<T> {
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
         assert!(level.is_available());
-        Self { level, fast: false, pool: Pool::new(threads), watch: None }
+        Self { level, fast: false, pool: Pool::new(threads), profile: None, watch: None }
     }
 
     /// The same, with products of many tokens that may round activations to 8 bits.
     pub(crate) fn fast(self, fast: bool) -> Self {
         Self { fast, ..self }
+    }
+
+    /// The same, which times its operations.
+    pub(crate) fn profiled(self, profile: bool) -> Self {
+        Self { profile: profile.then(Profile::default), ..self }
+    }
+
+    /// The times since the last call.
+    pub(crate) fn op_times(&self) -> Vec<OpTime> {
+        self.profile.as_ref().map(Profile::take).unwrap_or_default()
+    }
+
+    /// An operation that takes from now until what is given is dropped.
+    fn timer(&self, name: &str) -> Option<Timer<'_>> {
+        self.profile.as_ref().map(|profile| profile.start(name))
     }
 
     /// The same, which tells of its products.
@@ -221,11 +240,13 @@ impl Ops for Cpu {
     }
 
     fn sample(&self, b: &mut Chunked<'_>, logits: &Acts) {
+        let _timer = self.timer("sample");
         let rows = b.choices.iter().enumerate();
         b.chosen = rows.map(|(i, choice)| Token::Known(choice.take(logits.row(i)))).collect();
     }
 
     fn embed(&self, b: &mut Chunked<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
+        let _timer = self.timer("embed");
         let tokens = b.tokens;
         let x = x.shared();
         self.each(tokens.len(), 8 * emb.columns, |t| {
@@ -247,6 +268,7 @@ impl Ops for Cpu {
         h: &mut Acts,
         y: &mut [Acts],
     ) {
+        let _timer = self.timer("shift");
         let out = h.shared();
         self.each(x.tokens(), 8 * x.width, |t| {
             // SAFETY: each task has tokens of its own.
@@ -279,6 +301,7 @@ impl Ops for Cpu {
                 (0..p.x.tokens()).for_each(|t| watch(&p.w.data, &p.x.row(t)[..p.w.columns]));
             }
         }
+        let _timer = self.profile.as_ref().map(|profile| profile.start_products(products));
         if self.level == Level::Scalar {
             return products.iter_mut().for_each(scalar::project);
         }
@@ -302,6 +325,7 @@ impl Ops for Cpu {
         ];
         products.extend(p.v.as_ref().map(|(_, w)| Product { w, x: lv, act: Id, y: &mut t.nu }));
         self.project(b, &mut products);
+        let _timer = self.timer("gates");
         let (w, a, k, v) = (t.w.shared(), t.a.shared(), t.k.shared(), t.v.shared());
         let (kk, v_first) = (t.kk.shared(), t.v_first.shared());
         self.each(t.r.tokens(), 40 * t.r.width, |i| {
@@ -327,10 +351,12 @@ impl Ops for Cpu {
         t: &Heads<Self>,
         y: &mut Acts,
     ) {
+        let _timer = self.timer("wkv7");
         wkv7::wkv7(self, b, layer, norm, r_k, head_size, t, y);
     }
 
     fn norm_rows(&self, _: &mut Chunked<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
+        let _timer = self.timer("norm_rows");
         y.resize(rows.len());
         for (i, &t) in rows.iter().enumerate() {
             self.norm(norm, x.row(t), y.row_mut(i));
@@ -349,6 +375,7 @@ impl Ops for Cpu {
         let products = p.w2.iter().zip(low).zip(&mut *y);
         let products = products.map(|((w, x), y)| Product { w, x, act: crate::ops::Act::Id, y });
         self.project(b, &mut products.collect::<Vec<_>>());
+        let _timer = self.timer("ddlerp");
         let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
         self.each(h.tokens(), 3 * y.len() * h.width, |t| {
             for (y, mix) in y.iter().zip(&p.mix) {
@@ -368,14 +395,17 @@ impl Ops for Cpu {
         t: &Rkv<'_, Self>,
         y: &mut Acts,
     ) {
+        let _timer = self.timer("wkv6");
         wkv6::wkv6(self, b, layer, p, head_size, t, y);
     }
 
     fn wkv4(&self, b: &mut Chunked<'_>, layer: usize, p: &Wkv4<Self>, rkv: [&Acts; 3], y: &mut Acts) {
+        let _timer = self.timer("wkv4");
         wkv4::wkv4(self, b, layer, p, rkv, y);
     }
 
     fn add_gated(&self, _: &mut Chunked<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
+        let _timer = self.timer("add_gated");
         let x = x.shared();
         self.each(y.tokens(), 3 * x.width, |t| {
             // SAFETY: each task has tokens of its own.

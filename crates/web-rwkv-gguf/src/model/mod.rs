@@ -72,7 +72,7 @@ pub struct Options {
     pub fast: bool,
     /// Kernels that a GPU runs; by default the best ones that it can.
     pub tier: Option<Tier>,
-    /// Whether operations on a GPU are timed, for [`Model::op_times`].
+    /// Whether operations are timed, for [`Model::op_times`].
     pub profile: bool,
 }
 
@@ -171,10 +171,8 @@ impl Model {
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
         let on_cpu = |watch| -> Result<Engine> {
-            Ok(Engine::Cpu(Box::new(Net::new(
-                Cpu::new(level, threads).fast(options.fast).watched(watch),
-                checkpoint,
-            )?)))
+            let cpu = Cpu::new(level, threads).fast(options.fast).profiled(options.profile).watched(watch);
+            Ok(Engine::Cpu(Box::new(Net::new(cpu, checkpoint)?)))
         };
         let on_gpu = |index| Engine::on_gpu(index, options, checkpoint);
         let engine = match options.device {
@@ -256,10 +254,10 @@ impl Model {
         }
     }
 
-    /// How long operations took on a GPU since the last call, for a model that was opened to be profiled.
+    /// How long operations took since the last call, for a model that was opened to be profiled.
     pub fn op_times(&self) -> Vec<OpTime> {
         match &self.engine {
-            Engine::Cpu(_) => vec![],
+            Engine::Cpu(net) => net.ops.op_times(),
             #[cfg(feature = "gpu")]
             Engine::Gpu(net) => net.ops.op_times(),
         }
