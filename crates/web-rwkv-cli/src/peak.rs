@@ -3,6 +3,7 @@
 
 use std::{hint::black_box, thread, time::Instant};
 
+use memmap2::MmapMut;
 use web_rwkv_gguf::Level;
 
 /// Bytes that are read to measure the memory: more than the caches of common machines hold.
@@ -12,10 +13,16 @@ const ROUNDS: usize = 4_000_000;
 /// Accumulators: enough to hide the latency of two units, few enough for 16 registers.
 const CHAINS: usize = 12;
 
-/// Highest of `repeats` measured rates of reading memory, in bytes per second.
+/// Highest of `repeats` measured rates of reading memory, in bytes per second: out of huge pages where the system has
+/// them, as weights are read.
 pub(crate) fn bandwidth(threads: usize, repeats: usize) -> f64 {
+    let Ok(mut memory) = MmapMut::map_anon(BYTES) else { return f64::NAN };
+    #[cfg(target_os = "linux")]
+    drop(memory.advise(memmap2::Advice::HugePage)); // or else small ones
     // Ones, because untouched zeros are one page for all addresses.
-    let data = vec![1_u64; BYTES / 8];
+    memory.fill(1);
+    // SAFETY: any bytes are numbers.
+    let (_, data, _) = unsafe { memory.align_to::<u64>() };
     best(repeats, BYTES as f64, || {
         thread::scope(|scope| {
             for part in data.chunks(data.len().div_ceil(threads)) {
