@@ -57,12 +57,12 @@ fn every_weight_type_agrees_with_a_numpy_f64_forward() {
     }
 }
 
-/// NMSE of llama.cpp's logits, which rounds activations to 8 bits too: of the embedded model after the 40 tokens of
-/// its golden case.
+/// NMSE of the logits of llama.cpp 0.3.36 (llama-cpp-python), which rounds activations to 8 bits too: of the embedded
+/// model after the 40 tokens of its golden case. It does not open the random models, for which this is only a yardstick.
 const LLAMA_CPP: f64 = 3.71e-4;
 
 #[test]
-fn the_fast_mode_errs_no_more_than_llama_cpp() {
+fn the_fast_mode_errs_by_the_measure_of_8_bits() {
     for format in Format::ALL {
         let Some(path) = witness(&format!("{}.safetensors", format.name())) else { return };
         let bytes = std::fs::read(&path).unwrap();

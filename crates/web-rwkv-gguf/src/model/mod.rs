@@ -67,7 +67,7 @@ pub struct Options {
     /// What the model runs on.
     pub device: Device,
     /// Whether products of many tokens on a CPU may round activations to 8 bits, as llama.cpp does, where that is faster.
-    /// Texts of codes of up to 6 bits (of any with AVX-512) are read by a third faster, and the logits err nearly as much
+    /// Texts of codes of up to 6 bits (of any with AVX-512) are read by a third faster, and the logits err about as much
     /// as llama.cpp's: an NMSE of 2e-5 to 4e-4 instead of 1e-9. Decoding and GPUs are as without.
     pub fast: bool,
     /// Kernels that a GPU runs; by default the best ones that it can.
