@@ -1,5 +1,7 @@
 //! `web-rwkv pull` and models by name, against a server on this machine that speaks as the Hugging Face hub does.
 
+#![cfg(feature = "hub")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Write},

@@ -159,6 +159,18 @@ fn products() {
                 lock.project(b, &mut products);
             }
         }
+        // So many columns that all threads of a subgroup share a row.
+        let (rows, columns) = (5, 8232);
+        let w = &lock.matrix(matrix(rng, Format::F16, rows, columns)).unwrap();
+        let (x, y) = (&mut lock.acts(columns, Kind::Input), &mut lock.acts(rows, Kind::Stream));
+        for tokens in 1..5 {
+            let mut b = lock.begin(Chunked::default()).unwrap();
+            let b = &mut b;
+            lock.resize(b, x, tokens).unwrap();
+            fill(&lock, b, rng, tokens, vec![(&mut *y, rows)]);
+            lock.fill(b, x, &floats(rng, tokens * columns));
+            lock.project(b, &mut [Product { w, x, act: Id, y: &mut *y }]);
+        }
         report(tier, &lock);
     }
 }

@@ -276,7 +276,7 @@ impl Kernels {
                 let lanes = self.row_lanes(*columns);
                 // 9 vectors for each chunk.
                 let most = SEGMENT_BYTES / (9 * VECTOR * tokens);
-                let segment = (most / lanes * lanes).min((columns / CHUNK).next_multiple_of(lanes)) * CHUNK;
+                let segment = most.min(columns / CHUNK).next_multiple_of(lanes) * CHUNK;
                 constants.extend([("LANES", lanes), ("ROWS", few_rows(*tokens)), ("TOKENS", *tokens)]);
                 constants.extend([("AHEAD", if *tokens > 2 { 1 } else { 2 }), ("SEGMENT", segment)]);
                 parts.extend([thread, store, job, include_str!("kernels/project_few.wgsl")]);
