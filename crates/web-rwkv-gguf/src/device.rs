@@ -1,6 +1,6 @@
 //! What a model can run on, and what is told about that.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, mem, str::FromStr, sync::Mutex, time::Duration};
 
 use crate::{Error, Result};
 
@@ -111,4 +111,25 @@ pub struct OpTime {
     pub bytes: u64,
     /// Additions and multiplications of products.
     pub operations: u64,
+}
+
+/// Times of operations, added up by their names.
+#[derive(Default)]
+pub(crate) struct OpTimes(Mutex<BTreeMap<String, OpTime>>);
+
+impl OpTimes {
+    pub(crate) fn add(&self, op: OpTime) {
+        let mut times = self.0.lock().expect("no holder panics");
+        let OpTime { name, count, time, bytes, operations } = op;
+        let sum = times.entry(name.clone()).or_insert_with(|| OpTime { name, ..OpTime::default() });
+        sum.count += count;
+        sum.time += time;
+        sum.bytes += bytes;
+        sum.operations += operations;
+    }
+
+    /// The times so far, which are then forgotten.
+    pub(crate) fn take(&self) -> Vec<OpTime> {
+        mem::take(&mut *self.0.lock().expect("no holder panics")).into_values().collect()
+    }
 }

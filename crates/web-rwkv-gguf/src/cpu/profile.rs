@@ -1,24 +1,28 @@
 //! How long operations take.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Mutex, time::Instant};
+use std::{fmt::Write, mem, time::Instant};
 
-use crate::{device::OpTime, ops::Product};
+use crate::{
+    device::{OpTime, OpTimes},
+    ops::Product,
+};
 
 use super::Cpu;
 
 /// Times of operations, added up by what they are.
 #[derive(Default)]
-pub(super) struct Profile(Mutex<BTreeMap<String, OpTime>>);
+pub(super) struct Profile(OpTimes);
 
 impl Profile {
     /// An operation that takes from now until what is given is dropped.
     pub(super) fn start(&self, name: &str) -> Timer<'_> {
-        Timer { profile: self, op: OpTime { name: name.into(), ..OpTime::default() }, start: Instant::now() }
+        let op = OpTime { name: name.into(), count: 1, ..OpTime::default() };
+        Timer { profile: self, op, start: Instant::now() }
     }
 
     /// The same for products.
     pub(super) fn start_products(&self, products: &[Product<'_, Cpu>]) -> Timer<'_> {
-        let mut op = OpTime { name: "project".into(), ..OpTime::default() };
+        let mut op = OpTime { name: "project".into(), count: 1, ..OpTime::default() };
         for alike in products.chunk_by(|a, b| a.w.format == b.w.format && a.w.rows == b.w.rows) {
             let w = alike[0].w;
             let name = (alike.len(), w.format.name(), w.rows, w.columns);
@@ -33,7 +37,7 @@ impl Profile {
 
     /// The times so far, which are then forgotten.
     pub(super) fn take(&self) -> Vec<OpTime> {
-        std::mem::take(&mut *self.0.lock().expect("no holder panics")).into_values().collect()
+        self.0.take()
     }
 }
 
@@ -46,14 +50,7 @@ pub(super) struct Timer<'a> {
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        let (time, Self { op, .. }) = (self.start.elapsed(), &*self);
-        let mut times = self.profile.0.lock().expect("no holder panics");
-        let sum = times
-            .entry(op.name.clone())
-            .or_insert_with(|| OpTime { name: op.name.clone(), ..OpTime::default() });
-        sum.count += 1;
-        sum.time += time;
-        sum.bytes += op.bytes;
-        sum.operations += op.operations;
+        let time = self.start.elapsed();
+        self.profile.0.add(OpTime { time, ..mem::take(&mut self.op) });
     }
 }

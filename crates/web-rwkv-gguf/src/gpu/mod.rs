@@ -45,7 +45,7 @@ use crate::{
 use cache::Cache;
 use kernel::{Kernel, Kernels};
 use layout::{Layout, VECTOR, padded};
-use profile::{Profile, Timed};
+use profile::Profile;
 
 /// Words of the table of a batch.
 const TABLE: usize = 1 << 20;
@@ -198,7 +198,7 @@ struct Recording {
     /// What is chosen, and where the tokens are put in the table.
     chosen: Option<(u32, Arc<Chosen>)>,
     /// The dispatches so far, if they are timed.
-    timed: Vec<Timed>,
+    timed: Vec<OpTime>,
 }
 
 /// What makes chunks of one token for each sequence alike, beside their states: the wanted rows, and how many tokens are
@@ -405,7 +405,7 @@ impl Gpu {
         pass.set_immediates(0, bytemuck::cast_slice(params));
         pass.dispatch_workgroups(groups.0 as u32, groups.1 as u32, 1);
         if let Some(profile) = &self.profile {
-            timed.push(Timed { name: kernel.to_string(), bytes: 0, operations: 0 });
+            timed.push(OpTime { name: kernel.to_string(), count: 1, ..OpTime::default() });
             profile.stamp(pass, timed.len());
         }
     }

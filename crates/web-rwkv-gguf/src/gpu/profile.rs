@@ -1,12 +1,11 @@
 //! How long dispatches take on the device.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use crate::{Result, device::OpTime};
+use crate::{
+    Result,
+    device::{OpTime, OpTimes},
+};
 
 use super::Context;
 
@@ -18,14 +17,7 @@ pub(super) struct Profile {
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
     nanoseconds: f64,
-    times: Mutex<BTreeMap<String, OpTime>>,
-}
-
-/// A dispatch of a batch that is timed.
-pub(super) struct Timed {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    pub(super) operations: u64,
+    times: OpTimes,
 }
 
 impl Profile {
@@ -45,7 +37,7 @@ impl Profile {
             mapped_at_creation: false,
         });
         let nanoseconds = f64::from(context.queue.get_timestamp_period());
-        Self { queries, resolved, nanoseconds, times: Mutex::default() }
+        Self { queries, resolved, nanoseconds, times: OpTimes::default() }
     }
 
     /// Notes the time, as number `i` of a batch.
@@ -60,24 +52,19 @@ impl Profile {
     }
 
     /// Adds the times of a batch that has been submitted; stamp 0 stands before its first dispatch.
-    pub(super) fn add(&self, context: &Arc<Context>, dispatches: Vec<Timed>) -> Result<()> {
+    pub(super) fn add(&self, context: &Arc<Context>, dispatches: Vec<OpTime>) -> Result<()> {
         let stamps = (dispatches.len() + 1).min(QUERIES as usize);
         let at = context.read(&self.resolved, 0, 8 * stamps as u64)?;
         let at: &[u64] = bytemuck::cast_slice(&at);
-        let mut times = self.times.lock().expect("no holder panics");
-        for (timed, two) in dispatches.into_iter().zip(at.windows(2)) {
-            let Timed { name, bytes, operations } = timed;
-            let op = times.entry(name.clone()).or_insert_with(|| OpTime { name, ..OpTime::default() });
-            op.count += 1;
-            op.time += Duration::from_nanos((two[1].saturating_sub(two[0]) as f64 * self.nanoseconds) as u64);
-            op.bytes += bytes;
-            op.operations += operations;
+        for (op, two) in dispatches.into_iter().zip(at.windows(2)) {
+            let nanoseconds = two[1].saturating_sub(two[0]) as f64 * self.nanoseconds;
+            self.times.add(OpTime { time: Duration::from_nanos(nanoseconds as u64), ..op });
         }
         Ok(())
     }
 
     /// The times so far, which are then forgotten.
     pub(super) fn take(&self) -> Vec<OpTime> {
-        std::mem::take(&mut *self.times.lock().expect("no holder panics")).into_values().collect()
+        self.times.take()
     }
 }
