@@ -240,7 +240,8 @@ impl<I: Integers, const T: usize, const GROUP: usize> Kernel for Across<'_, I, T
         let scale: [*const f32; 2] = from_fn(|i| floats(&w.scale, i));
         let offset: [*const f32; 2] = from_fn(|i| floats(&w.offset, i));
         let x = self.x.codes(self.t, T).as_ptr();
-        let (x_scale, x_sums) = (self.x.scale(self.t, T).as_ptr(), self.x.sums(self.t, T, GROUP).as_ptr());
+        let (x_scale, x_sums) =
+            (self.x.scale(self.t, T, SHARED).as_ptr(), self.x.sums(self.t, T, GROUP).as_ptr());
         assert!(self.x.columns == columns && w.group == GROUP);
         // SAFETY: what was sliced above has K / PER codes and K / GROUP factors for each lane or token of the
         // tile, and K / 32 scales of activations.

@@ -1,13 +1,13 @@
 //! Products for few tokens, which are as fast as the weights come from memory: blocks are taken apart in registers for
 //! each two of them, or decoded once for all, and lanes lie along the columns, as the weights do.
 
-use std::array::from_fn;
+use std::{array::from_fn, hint, slice};
 
 use crate::format::{self, Format, Quant};
 
 use super::{
     Acts,
-    level::{Kernel, Vector},
+    level::{Kernel, Lanes, Vector},
     rounded::{Integers, Pairs, Rounded, SHARED},
 };
 
@@ -32,87 +32,132 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     }
 }
 
-/// `R` rows of blocks times `T` tokens from `t`, in tiles of one.
+/// `R` rows of blocks times `T` tokens from `t`, in tiles of one. With codes u = code + BIAS, and x = x' + lost where x' is
+/// rounded, `Σ (code · scale + offset) x` over a group is
+/// `scale Σ u x' + (offset − BIAS · scale) Σ x + u scale Σ lost`, the last of which takes the middle of all u for each.
 pub(super) struct Along<'a, Q, const R: usize, const T: usize> {
     pub(super) rows: [&'a [Q]; R],
     pub(super) x: &'a Rounded<Pairs>,
     pub(super) t: usize,
-    /// Room for the offsets of the rows.
-    pub(super) offsets: &'a mut Vec<f32>,
 }
 
 impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     type Output = [[f32; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> [[f32; R]; T] {
-        let (blocks, parts, groups) = (self.rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
-        let x: [&[i32]; T] = from_fn(|i| self.x.codes(self.t + i, 1));
-        let x_scale: [&[f32]; T] = from_fn(|i| self.x.scale(self.t + i, 1));
-        let x_sums: [&[f32]; T] = from_fn(|i| self.x.sums(self.t + i, 1, Q::GROUP));
-        assert!(
-            self.rows.iter().all(|row| row.len() == blocks) && x[0].len() == blocks * Q::LEN / Pairs::PER
-        );
-        self.offsets.resize(R * blocks * groups, 0.0);
-        let next = self.rows[0].as_ptr().cast::<u8>().wrapping_add(AHEAD);
+        let Self { rows, x, t } = self;
+        let (blocks, parts, groups) = (rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
+        let codes: [&[i32]; T] = from_fn(|i| x.codes(t + i, 1));
+        let x_scale: [&[f32]; T] = from_fn(|i| x.scale(t + i, 1, Q::GROUP));
+        let x_sums: [&[f32]; T] = from_fn(|i| x.sums(t + i, 1, Q::GROUP));
+        let x_lost: [&[f32]; T] = from_fn(|i| x.lost(t + i, Q::GROUP));
+        assert!(rows.iter().all(|row| row.len() == blocks));
+        assert!(codes.iter().all(|x| x.len() == blocks * Q::LEN / Pairs::PER));
+        assert!(x_scale.iter().chain(&x_sums).chain(&x_lost).all(|x| x.len() == blocks * groups));
+        let next = rows[0].as_ptr().cast::<u8>().wrapping_add(AHEAD);
         let mut sums = [[0.0; R]; T];
-        // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values.
+        // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
+            let mut rest = [[0.0; T]; R];
+            let mut rests = [[[V::Eight::splat(0.0); 4]; T]; R];
             let mut scale = [[[0.0; 16]; T]; R];
             for b in 0..blocks {
                 prefetch::<V>(next.wrapping_add(b * R * size_of::<Q>()), R * size_of::<Q>());
-                #[allow(clippy::needless_range_loop)] // it indexes several arrays
                 for r in 0..R {
-                    let mut own = [0.0; 16];
-                    let offset = self.offsets.get_unchecked_mut((r * blocks + b) * groups..);
-                    let offset = offset.get_unchecked_mut(..groups);
-                    self.rows[r].get_unchecked(b).factors::<V::Bytes>(&mut own, offset);
-                    for g in 0..groups {
-                        offset[g] += f32::from(Q::MIDDLE) * own[g];
-                    }
+                    let (mut own, mut offset) = ([0.0; 16], [0.0; 16]);
+                    rows[r].get_unchecked(b).factors::<V::Bytes>(&mut own, &mut offset);
                     for t in 0..T {
-                        let x_scale = x_scale[t].get_unchecked(b * parts..(b + 1) * parts);
-                        for g in 0..groups {
-                            scale[r][t][g] = own[g] * x_scale.get_unchecked(g * Q::GROUP / SHARED);
+                        let at = b * groups;
+                        let x = [&x_scale[t][at..], &x_sums[t][at..], &x_lost[t][at..]];
+                        if groups == 1 {
+                            scales::<Q, f32>(
+                                &own,
+                                &offset,
+                                x,
+                                slice::from_mut(&mut rest[r][t]),
+                                &mut scale[r][t],
+                            );
+                        } else {
+                            scales::<Q, V::Eight>(&own, &offset, x, &mut rests[r][t], &mut scale[r][t]);
                         }
                     }
                 }
-                // Four parts have shifts by four constants, which are faster than those by an index.
-                for four in (0..parts).step_by(4) {
-                    for i in 0..parts.min(4) {
-                        let i = four + i;
+                // Read from memory, a scale comes into all lanes at once; out of a register it would take two shuffles.
+                let scale = if groups > 1 { hint::black_box(&scale) } else { &scale };
+                macro_rules! part {
+                    ($i:expr) => {
                         for r in 0..R {
-                            let codes = self.rows[r].get_unchecked(b).codes::<V::Bytes>(i);
+                            let part = rows[r].get_unchecked(b).biased::<V::Bytes>($i);
                             for t in 0..T {
-                                let x = x[t].as_ptr().add((b * parts + i) * SHARED / Pairs::PER).cast();
-                                let sum = V::to_float(V::dot_codes(codes, Q::MIDDLE, x));
-                                let scale = &scale[r][t];
+                                let x = codes[t].as_ptr().add((b * parts + $i) * SHARED / Pairs::PER).cast();
+                                let sum = V::to_float(V::dot_codes(part, x));
                                 let scale = match Q::GROUP {
-                                    16 => V::halves(scale.as_ptr().add(2 * i)),
-                                    _ => V::splat(scale[i]),
+                                    16 => V::halves(scale[r][t].as_ptr().add(2 * $i)),
+                                    _ => V::splat(scale[r][t][$i]),
                                 };
                                 acc[r][t] = V::fma(sum, scale, acc[r][t]);
                             }
                         }
+                    };
+                }
+                if parts == 1 {
+                    part!(0);
+                } else {
+                    // Four parts have shifts by four constants, which are faster than those by an index.
+                    for i in (0..parts).step_by(4) {
+                        part!(i);
+                        part!(i + 1);
+                        part!(i + 2);
+                        part!(i + 3);
                     }
                 }
             }
-            let groups = blocks * groups;
-            let whole = groups - groups % V::LANES;
-            for (r, offset) in self.offsets.chunks_exact(groups).enumerate() {
-                for t in 0..T {
-                    let x_sums = &x_sums[t][..groups];
-                    for g in (0..whole).step_by(V::LANES) {
-                        let (offset, x_sum) =
-                            (V::load(offset.as_ptr().add(g)), V::load(x_sums.as_ptr().add(g)));
-                        acc[r][t] = V::fma(offset, x_sum, acc[r][t]);
+            for t in 0..T {
+                for r in 0..R {
+                    let mut lanes = [0.0; 16];
+                    for (i, rest) in rests[r][t].iter().enumerate().take(groups / V::Eight::LANES) {
+                        V::Eight::store(lanes.as_mut_ptr().add(i * V::Eight::LANES), *rest);
                     }
-                    let rest: f32 = (whole..groups).map(|g| offset[g] * x_sums[g]).sum();
-                    sums[t][r] = V::sum(acc[r][t]) + rest;
+                    let mut all = acc[r][t];
+                    for at in (0..groups).step_by(V::LANES) {
+                        all = V::fma(V::load(lanes.as_ptr().add(at)), V::splat(1.0), all);
+                    }
+                    sums[t][r] = V::sum(all) + rest[r][t];
                 }
             }
         }
         sums
+    }
+}
+
+/// Of the groups of a block the scales, and what does not depend on codes, added to `rest`.
+///
+/// # Safety
+/// As [`Vector`], and x begins with the scales, the sums and what was lost of as many groups.
+#[inline(always)]
+unsafe fn scales<Q: Quant, L: Lanes>(
+    own: &Sum,
+    offset: &Sum,
+    [x_scale, x_sums, x_lost]: [&[f32]; 3],
+    rest: &mut [L],
+    scale: &mut Sum,
+) {
+    let (bias, middle) = (f32::from(Q::BIAS), f32::from(Q::BIAS + Q::MIDDLE));
+    for (i, rest) in rest.iter_mut().enumerate().take(Q::LEN / Q::GROUP / L::LANES) {
+        let g = i * L::LANES;
+        // SAFETY: the caller's promise is handed on, and a sum has room for any register.
+        unsafe {
+            let (own, offset) = (L::load(own.as_ptr().add(g)), L::load(offset.as_ptr().add(g)));
+            let x_sum = L::load(x_sums.as_ptr().add(g));
+            let lost = L::mul(L::load(x_lost.as_ptr().add(g)), L::splat(middle));
+            let own_sum = L::fma(x_sum, L::splat(-bias), lost);
+            if Q::OFFSETS {
+                *rest = L::fma(offset, x_sum, *rest);
+            }
+            *rest = L::fma(own, own_sum, *rest);
+            L::store(scale.as_mut_ptr().add(g), L::mul(own, L::load(x_scale.as_ptr().add(g))));
+        }
     }
 }
 

@@ -116,6 +116,8 @@ pub(super) trait Lanes: Copy {
 pub(super) trait Vector: Lanes {
     type Int: Copy;
     type Bytes: Bytes;
+    /// At most eight lanes.
+    type Eight: Lanes;
     /// Rows of a tile of a product of floats with two registers of tokens: as many as there are registers for.
     const ROWS: usize;
     /// Whether products of 16-bit integers are faster than those of floats.
@@ -148,9 +150,8 @@ pub(super) trait Vector: Lanes {
     unsafe fn splat_int(x: *const i32) -> Self::Int;
     /// Puts 32 numbers in the order in which `dot_codes` takes them.
     unsafe fn arrange(x: &mut [i16; 32]);
-    /// Sums of products of 32 codes less `middle` and 32 arranged numbers, those of each half in a half of the lanes.
-    /// Codes are signed, unless there is a middle.
-    unsafe fn dot_codes(codes: Self::Bytes, middle: u8, x: *const i16) -> Self::Int;
+    /// Sums of products of 32 unsigned codes and 32 arranged numbers, those of each half in a half of the lanes.
+    unsafe fn dot_codes(codes: Self::Bytes, x: *const i16) -> Self::Int;
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
     unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
@@ -248,6 +249,7 @@ mod x86 {
     impl Vector for __m256 {
         type Int = __m256i;
         type Bytes = __m256i;
+        type Eight = Self;
         const ROWS: usize = 6;
         const PAIRS: bool = false;
         // Sums may overflow on their way, but not in the end: half a group of codes times 127.
@@ -256,7 +258,7 @@ mod x86 {
         functions! {
             fn halves(x: *const f32) -> __m256 = {
                 let both = _mm256_castpd_ps(_mm256_set1_pd(x.cast::<f64>().read_unaligned()));
-                _mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
+                permute(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
             };
             fn load_f16(x: *const [u8; 2]) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(x.cast()));
             fn load_bf16(x: *const [u8; 2]) -> __m256 =
@@ -296,17 +298,9 @@ mod x86 {
                 let pairs = x.as_chunks::<2>().0;
                 *x = std::array::from_fn(|i| pairs[i % 16][i / 16]);
             };
-            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m256i = {
-                let (even, odd) = if middle == 0 {
-                    // Shifts have one unit, shuffles another one.
-                    let up = _mm_setr_epi8(-1, 0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14);
-                    let even = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(up));
-                    (_mm256_srai_epi16(even, 8), _mm256_srai_epi16(codes, 8))
-                } else {
-                    let middle = _mm256_set1_epi16(middle as i16);
-                    let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
-                    (_mm256_sub_epi16(even, middle), _mm256_sub_epi16(_mm256_srli_epi16(codes, 8), middle))
-                };
+            fn dot_codes(codes: __m256i, x: *const i16) -> __m256i = {
+                let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+                let odd = _mm256_srli_epi16(codes, 8);
                 let even = _mm256_madd_epi16(even, _mm256_loadu_si256(x.cast()));
                 _mm256_add_epi32(even, _mm256_madd_epi16(odd, _mm256_loadu_si256(x.add(16).cast())))
             };
@@ -330,6 +324,10 @@ mod x86 {
     impl Bytes for __m256i {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(x) as i32)));
+            fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) = {
+                let x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)))));
+                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(x, _mm256_set1_ps(by)));
+            };
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
             fn bits(self, shift: u32, mask: u8) -> Self = {
@@ -360,6 +358,19 @@ mod x86 {
     /// The same byte eight times.
     const fn each(byte: u8) -> i64 {
         i64::from_le_bytes([byte; 8])
+    }
+
+    /// In each half its lanes in an order. LLVM would make two shuffles of the intrinsic, one of which crosses the halves.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn permute(x: __m256, order: __m256i) -> __m256 {
+        let y;
+        // SAFETY: the instruction works on these registers only.
+        unsafe {
+            asm!("vpermilps {}, {}, {}", out(ymm_reg) y, in(ymm_reg) x, in(ymm_reg) order,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        y
     }
 
     #[inline]
@@ -417,6 +428,7 @@ mod x86 {
     impl Vector for __m512 {
         type Int = __m512i;
         type Bytes = __m256i;
+        type Eight = __m256;
         const ROWS: usize = 12;
         const PAIRS: bool = true;
         const BYTES: usize = usize::MAX;
@@ -449,8 +461,8 @@ mod x86 {
             fn store_ints(y: *mut i32, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
             fn splat_int(x: *const i32) -> __m512i = _mm512_set1_epi32(*x);
             fn arrange(_x: &mut [i16; 32]) = ();
-            fn dot_codes(codes: __m256i, middle: u8, x: *const i16) -> __m512i =
-                dpwssd(_mm512_cvtepi8_epi16(codes.less(middle)), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
+            fn dot_codes(codes: __m256i, x: *const i16) -> __m512i =
+                dpwssd(_mm512_cvtepu8_epi16(codes), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
             fn widen_quads(x: *const i8) -> [__m512i; 2] = {
                 let x = _mm512_loadu_si512(x.cast());
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -487,6 +499,7 @@ mod arm {
     impl Vector for float32x4_t {
         type Int = int32x4_t;
         type Bytes = uint8x16x2_t;
+        type Eight = Self;
         const ROWS: usize = 12;
         const PAIRS: bool = false;
         // Not every CPU has the instructions that do.
@@ -531,11 +544,10 @@ mod arm {
             fn store_ints(y: *mut i32, x: int32x4_t) = vst1q_s32(y, x);
             fn splat_int(x: *const i32) -> int32x4_t = vdupq_n_s32(*x);
             fn arrange(_x: &mut [i16; 32]) = ();
-            fn dot_codes(codes: uint8x16x2_t, middle: u8, x: *const i16) -> int32x4_t = {
-                let codes = codes.less(middle);
+            fn dot_codes(codes: uint8x16x2_t, x: *const i16) -> int32x4_t = {
                 let half = |codes, x: *const i16| {
-                    let codes = vreinterpretq_s8_u8(codes);
-                    let (a, b) = (vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes));
+                    let wide = |codes| vreinterpretq_s16_u16(vmovl_u8(codes));
+                    let (a, b) = (wide(vget_low_u8(codes)), wide(vget_high_u8(codes)));
                     let (x, y) = (vld1q_s16(x), vld1q_s16(x.add(8)));
                     let sum = vmull_s16(vget_low_s16(a), vget_low_s16(x));
                     let sum = vmlal_high_s16(sum, a, x);
@@ -574,6 +586,12 @@ mod arm {
     impl Bytes for uint8x16x2_t {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
+            fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) = {
+                let x = vmovl_s8(vld1_s8(x.as_ptr()));
+                let scaled = |x| vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(x)), by);
+                vst1q_f32(y.as_mut_ptr(), scaled(vget_low_s16(x)));
+                vst1q_f32(y.as_mut_ptr().add(4), scaled(vget_high_s16(x)));
+            };
             fn load(x: &[u8; 32]) -> Self = vld1q_u8_x2(x.as_ptr());
             fn store(self, y: &mut [u8; 32]) = vst1q_u8_x2(y.as_mut_ptr(), self);
             fn bits(self, shift: u32, mask: u8) -> Self = {
@@ -710,17 +728,12 @@ mod tests {
                 assert_eq!(floats(V::quads_to_float(V::negate_quads(sum))), want);
                 let mut arranged: [i16; 32] = std::array::from_fn(|i| p[i]);
                 V::arrange(&mut arranged);
-                for middle in [0, 8] {
-                    let unsigned = V::Bytes::load(&bytes.map(|q| q >> 4));
-                    let codes = if middle == 0 { signed } else { unsigned };
-                    let code = |i: usize| if middle == 0 { wide(i) } else { i16::from(bytes[i] >> 4) - 8 };
-                    let sums = floats(V::to_float(V::dot_codes(codes, middle, arranged.as_ptr())));
-                    let half = |h: usize| {
-                        (16 * h..16 * h + 16).map(|i| f32::from(p[i]) * f32::from(code(i))).sum::<f32>()
-                    };
-                    assert_eq!(sums[..n / 2].iter().sum::<f32>(), half(0));
-                    assert_eq!(sums[n / 2..].iter().sum::<f32>(), half(1));
-                }
+                let sums = ints(V::dot_codes(V::Bytes::load(&bytes), arranged.as_ptr()));
+                let half = |h: usize| {
+                    (16 * h..16 * h + 16).map(|i| i32::from(p[i]) * i32::from(bytes[i])).sum::<i32>()
+                };
+                assert_eq!(sums[..n / 2].iter().sum::<i32>(), half(0));
+                assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
             }
         }
     }

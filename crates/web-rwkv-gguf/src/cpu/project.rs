@@ -141,7 +141,6 @@ struct Panel<'a> {
 struct Scratch {
     codes: Codes,
     packed: Packed,
-    offsets: Vec<f32>,
     decoded: Lines<f32>, // [ROWS, PART]
     gemm: gemm::Scratch,
 }
@@ -166,7 +165,7 @@ impl Kernel for Run<'_> {
             match &job.x.made {
                 Made::Pairs(x) if job.x.way == Way::Across => panel.across::<V, _>(x, scratch),
                 Made::Quads(x) => panel.across::<V, _>(x, scratch),
-                Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x, &mut scratch.offsets),
+                Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x),
                     _ => unreachable!("{format:?} is not in blocks")),
                 Made::Turned(x) => {
                     let scratch = &mut scratch.gemm;
@@ -250,27 +249,29 @@ impl Panel<'_> {
         Target { y: self.job.y, at: self.at + first, rows, act: self.job.act }
     }
 
-    /// Rows from `at`, of which the last is repeated at the end of the panel.
+    /// Its rows in tiles, the first of each and all of them; the last row is repeated at the end.
     #[inline(always)]
-    fn rows(&self, at: usize) -> [&[u8]; ROWS] {
-        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
-        for (i, row) in rows.iter_mut().enumerate() {
-            *row = self.job.w.part((at + i).min(self.at + self.rows - 1), 0, self.job.w.columns);
-        }
-        rows
+    fn tiles(&self) -> impl Iterator<Item = (usize, [&[u8]; ROWS])> {
+        let (n, last) = (self.job.w.row_bytes(), self.at + self.rows - 1);
+        let bytes = &self.job.w.data[..];
+        (self.at..=last).step_by(ROWS).map(move |at| {
+            let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = &bytes[(at + i).min(last) * n..][..n];
+            }
+            (at, rows)
+        })
     }
 
     #[inline(always)]
-    unsafe fn along<V: Vector, Q: Quant>(&self, x: &Rounded<Pairs>, offsets: &mut Vec<f32>) {
-        for at in (self.at..self.at + self.rows).step_by(ROWS) {
-            let [a, b, c, d] = self.rows(at);
+    unsafe fn along<V: Vector, Q: Quant>(&self, x: &Rounded<Pairs>) {
+        for (at, [a, b, c, d]) in self.tiles() {
             let rows =
                 [format::cast::<Q>(a), format::cast::<Q>(b), format::cast::<Q>(c), format::cast::<Q>(d)];
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 tiles!(2, self.job.x.x.tokens(), |t, N| {
-                    let offsets = &mut *offsets;
-                    self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t, offsets }));
+                    self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t }));
                 });
             }
         }
@@ -280,8 +281,7 @@ impl Panel<'_> {
     unsafe fn along_floats<V: Vector>(&self) {
         let Matrix { format, columns, .. } = *self.job.w;
         let x = self.job.x.x;
-        for at in (self.at..self.at + self.rows).step_by(ROWS) {
-            let rows = self.rows(at);
+        for (at, rows) in self.tiles() {
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 tiles!(2, x.tokens(), |t, N| {

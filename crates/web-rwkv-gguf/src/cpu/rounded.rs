@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use super::{
     Acts, Cpu, Shared,
     level::{Kernel, Vector, dispatch},
+    lines::Lines,
 };
 
 /// Activations that share a scale.
@@ -95,9 +96,11 @@ impl Integers for Quads {
 /// [`Vector::dot_codes`] takes them.
 pub(super) struct Rounded<I> {
     pub(super) columns: usize,
-    codes: Vec<i32>,     // tiles of [K / PER, n]
-    scale: Vec<f32>,     // tiles of [K / 32, n]
-    sums: [Vec<f32>; 2], // Σ x of 16 columns, tiles of [K / 16, n], and of 32, tiles of [K / 32, n]
+    codes: Lines<i32>, // tiles of [K / PER, n]
+    // For each 16 columns, tiles of [K / 16, n], and for each 32, tiles of [K / 32, n]:
+    scale: [Vec<f32>; 2],
+    sums: [Vec<f32>; 2], // Σ x
+    lost: [Vec<f32>; 2], // Σ (x − code · scale), of tiles of one
     integers: PhantomData<I>,
 }
 
@@ -105,34 +108,28 @@ impl<I: Integers> Rounded<I> {
     /// The first `columns` of each row of x, which are whole groups of 32; tiles of at most `most` tokens.
     pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, most: usize) -> Self {
         let (tokens, groups, lanes) = (x.tokens(), columns / SHARED, columns / I::PER);
-        let floats = |width: usize| vec![0.0; tokens * width];
-        let mut y = Self {
-            columns,
-            codes: vec![0; tokens * lanes],
-            scale: floats(groups),
-            sums: [floats(2 * groups), floats(groups)],
-            integers: PhantomData,
-        };
+        let floats = || [vec![0.0; tokens * 2 * groups], vec![0.0; tokens * groups]];
+        let mut codes = Lines::default();
+        codes.resize(tokens * lanes);
+        let mut y =
+            Self { columns, codes, scale: floats(), sums: floats(), lost: floats(), integers: PhantomData };
         let (mut tiles, mut t) = (vec![], 0);
         while t < tokens {
             tiles.push((t, tile(tokens - t, most)));
             t += tile(tokens - t, most);
         }
         let codes = Shared::new(&mut y.codes, lanes);
-        let scale = Shared::new(&mut y.scale, groups);
-        let [sums_16, sums_32] = &mut y.sums;
-        let (sums_16, sums_32) = (Shared::new(sums_16, 2 * groups), Shared::new(sums_32, groups));
+        let shared = |[x, y]: &mut [Vec<f32>; 2]| [Shared::new(x, 2 * groups), Shared::new(y, groups)];
+        let (scale, sums, lost) = (shared(&mut y.scale), shared(&mut y.sums), shared(&mut y.lost));
         cpu.each(tiles.len(), 4 * columns * most, |i| {
             let (t, n) = tiles[i];
             // SAFETY: each task has a tile of its own.
             unsafe {
-                let (codes, scale) = (codes.part(t, 0, n * lanes), scale.part(t, 0, n * groups));
-                let (sums_16, sums_32) = (sums_16.part(t, 0, n * 2 * groups), sums_32.part(t, 0, n * groups));
-                let integers = PhantomData::<I>;
-                dispatch(
-                    cpu.level(),
-                    Quantize { x, t, n, columns, codes, scale, sums_16, sums_32, integers },
-                );
+                let (codes, integers) = (codes.part(t, 0, n * lanes), PhantomData::<I>);
+                let scale = [scale[0].part(t, 0, 2 * n * groups), scale[1].part(t, 0, n * groups)];
+                let sums = [sums[0].part(t, 0, 2 * n * groups), sums[1].part(t, 0, n * groups)];
+                let lost = [lost[0].part(t, 0, 2 * n * groups), lost[1].part(t, 0, n * groups)];
+                dispatch(cpu.level(), Quantize { x, t, n, columns, codes, scale, sums, lost, integers });
             }
         });
         y
@@ -144,16 +141,24 @@ impl<I: Integers> Rounded<I> {
         &self.codes[t * lanes..][..n * lanes]
     }
 
-    /// `[K / 32, n]`
-    pub(super) fn scale(&self, t: usize, n: usize) -> &[f32] {
-        let groups = self.columns / SHARED;
-        &self.scale[t * groups..][..n * groups]
+    /// Scales of groups of 16 or 32 columns, `[K / group, n]`.
+    pub(super) fn scale(&self, t: usize, n: usize, group: usize) -> &[f32] {
+        self.part(&self.scale, t, n, group)
     }
 
     /// Sums over groups of 16 or 32 columns, `[K / group, n]`.
     pub(super) fn sums(&self, t: usize, n: usize, group: usize) -> &[f32] {
+        self.part(&self.sums, t, n, group)
+    }
+
+    /// What rounding took from them, of the tile of one token.
+    pub(super) fn lost(&self, t: usize, group: usize) -> &[f32] {
+        self.part(&self.lost, t, 1, group)
+    }
+
+    fn part<'a>(&self, of: &'a [Vec<f32>; 2], t: usize, n: usize, group: usize) -> &'a [f32] {
         let groups = self.columns / group;
-        &self.sums[usize::from(group == SHARED)][t * groups..][..n * groups]
+        &of[usize::from(group == SHARED)][t * groups..][..n * groups]
     }
 }
 
@@ -164,16 +169,16 @@ struct Quantize<'a, I> {
     n: usize,
     columns: usize,
     codes: &'a mut [i32],
-    scale: &'a mut [f32],
-    sums_16: &'a mut [f32],
-    sums_32: &'a mut [f32],
+    scale: [&'a mut [f32]; 2],
+    sums: [&'a mut [f32]; 2],
+    lost: [&'a mut [f32]; 2],
     integers: PhantomData<I>,
 }
 
 impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    unsafe fn run<V: Vector>(mut self) {
         let n = self.n;
         for i in 0..n {
             let x = &self.x.row(self.t + i)[..self.columns];
@@ -202,18 +207,31 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                     }
                     (most, sums)
                 };
+                // What is not finite has no code, and must not vanish.
+                let scale = most / I::LARGEST + 0.0 * (sums[0] + sums[1]);
+                let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
+                put(&mut self.scale, at, [scale; 3]);
+                put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
                 if n == 1 && I::PER == 2 {
+                    let mut lost = [0.0; 2];
+                    for j in 0..SHARED {
+                        lost[2 * j / SHARED] += x[j] - f32::from(codes[j]) * scale;
+                    }
+                    put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
                     // SAFETY: this runs inside `dispatch`.
                     unsafe { V::arrange(&mut codes) };
                 }
                 let to = &mut self.codes[g * SHARED / I::PER * n..][..SHARED / I::PER * n];
                 I::lanes(&codes, |lane, code| to[lane * n + i] = code);
-                // What is not finite has no code, and must not vanish.
-                self.scale[g * n + i] = most / I::LARGEST + 0.0 * (sums[0] + sums[1]);
-                self.sums_16[2 * g * n + i] = sums[0];
-                self.sums_16[(2 * g + 1) * n + i] = sums[1];
-                self.sums_32[g * n + i] = sums[0] + sums[1];
             }
         }
     }
+}
+
+/// Puts what belongs to the halves of a group and to the whole of it.
+#[inline(always)]
+fn put([halves, all]: &mut [&mut [f32]; 2], at: [usize; 3], x: [f32; 3]) {
+    halves[at[0]] = x[0];
+    halves[at[1]] = x[1];
+    all[at[2]] = x[2];
 }

@@ -7,6 +7,8 @@
 pub(crate) trait Bytes: Copy {
     /// The f16 number in two little-endian bytes.
     unsafe fn f16(x: [u8; 2]) -> f32;
+    /// `y = x · by`
+    unsafe fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]);
     unsafe fn load(x: &[u8; 32]) -> Self;
     unsafe fn store(self, y: &mut [u8; 32]);
     /// In each byte `self >> shift & mask`.
@@ -30,6 +32,10 @@ pub(crate) struct Portable([u8; 32]);
 impl Bytes for Portable {
     unsafe fn f16(x: [u8; 2]) -> f32 {
         super::f16(x)
+    }
+
+    unsafe fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) {
+        *y = x.map(|x| by * f32::from(x));
     }
 
     unsafe fn load(x: &[u8; 32]) -> Self {

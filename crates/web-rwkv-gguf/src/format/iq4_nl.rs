@@ -18,11 +18,13 @@ impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
     const LARGEST: usize = 128;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 128;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).lookup(&TABLE) }
+        unsafe { B::nibbles(&self.qs).lookup(&TABLE).less(Self::BIAS) }
     }
 
     #[inline(always)]

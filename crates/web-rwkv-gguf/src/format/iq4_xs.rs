@@ -23,22 +23,26 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
     const LARGEST: usize = 128;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 128;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs[i]).lookup(&TABLE) }
+        unsafe { B::nibbles(&self.qs[i]).lookup(&TABLE).less(Self::BIAS) }
     }
 
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
         let (d, hi) = (unsafe { B::f16(self.d) }, u16::from_le_bytes(self.scales_h));
-        for (g, y) in scale[..8].iter_mut().enumerate() {
+        let scales = array::from_fn(|g| {
             let lo = self.scales_l[g / 2] >> (4 * (g % 2)) & 15;
             let hi = (hi >> (2 * g) & 3) as u8;
-            *y = d * ((lo | hi << 4) as i8 - 32) as f32;
-        }
+            (lo | hi << 4) as i8 - 32
+        });
+        // SAFETY: as above.
+        unsafe { B::scaled(scales, d, &mut scale.as_chunks_mut().0[0]) };
         offset[..8].fill(0.0);
     }
 

@@ -28,11 +28,24 @@ pub(crate) trait Quant: Copy + 'static {
     const LARGEST: usize;
     /// The middle of the codes: what is multiplied by them may be rounded, which matters less for those around zero.
     const MIDDLE: u8 = 0;
+    /// Whether offsets are not all zero.
+    const OFFSETS: bool;
+    /// No code is below −BIAS.
+    const BIAS: u8 = 0;
+    /// Codes `32 i ..` of the block plus BIAS.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B;
     /// Codes `32 i ..` of the block, which are signed.
     ///
     /// # Safety
     /// As [`Bytes`].
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B;
+    #[inline(always)]
+    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.biased::<B>(i).less(Self::BIAS) }
+    }
     /// Writes `LEN / GROUP` scales and offsets.
     ///
     /// # Safety

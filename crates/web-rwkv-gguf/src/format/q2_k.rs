@@ -19,10 +19,11 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const LARGEST: usize = 2;
+    const OFFSETS: bool = true;
     const MIDDLE: u8 = 2;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3) }
     }
@@ -31,10 +32,13 @@ impl Quant for Block {
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
         let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
-        let (scale, offset) = (&mut scale[..16], &mut offset[..16]);
-        for g in 0..16 {
-            scale[g] = d * (self.scales[g] & 15) as f32;
-            offset[g] = -(dmin * (self.scales[g] >> 4) as f32);
+        let (scale, offset) = (scale.as_chunks_mut().0, offset.as_chunks_mut().0);
+        for (g, scales) in self.scales.as_chunks::<8>().0.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                B::scaled(scales.map(|s| (s & 15) as i8), d, &mut scale[g]);
+                B::scaled(scales.map(|s| (s >> 4) as i8), -dmin, &mut offset[g]);
+            }
         }
     }
 

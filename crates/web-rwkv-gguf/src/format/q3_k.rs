@@ -21,13 +21,15 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const LARGEST: usize = 4;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 4;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe {
             let hi = B::load(&self.hmask).bits(i as u32, 1);
-            B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3).or(hi, 2).less(4)
+            B::load(&self.qs[i / 4]).bits(2 * (i as u32 % 4), 3).or(hi, 2)
         }
     }
 
@@ -35,10 +37,14 @@ impl Quant for Block {
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
         let d = unsafe { B::f16(self.d) };
-        for (g, y) in scale[..16].iter_mut().enumerate() {
-            let lo = self.scales[g % 8] >> (4 * (g / 8)) & 15;
-            let hi = self.scales[8 + g % 4] >> (2 * (g / 4)) & 3;
-            *y = d * ((lo | hi << 4) as i8 - 32) as f32;
+        for (half, y) in scale[..16].as_chunks_mut().0.iter_mut().enumerate() {
+            let scales = array::from_fn(|g| {
+                let lo = self.scales[g] >> (4 * half) & 15;
+                let hi = self.scales[8 + g % 4] >> (4 * half + g / 4 * 2) & 3;
+                (lo | hi << 4) as i8 - 32
+            });
+            // SAFETY: as above.
+            unsafe { B::scaled(scales, d, y) };
         }
         offset[..16].fill(0.0);
     }

@@ -18,11 +18,13 @@ impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
     const LARGEST: usize = 8;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 8;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).less(8) }
+        unsafe { B::nibbles(&self.qs) }
     }
 
     #[inline(always)]

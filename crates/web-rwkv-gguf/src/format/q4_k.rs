@@ -19,10 +19,11 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
     const LARGEST: usize = 8;
+    const OFFSETS: bool = true;
     const MIDDLE: u8 = 8;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15) }
     }
@@ -30,8 +31,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
-        scales(&self.scales, d, dmin, scale, offset);
+        unsafe { scales::<B>(&self.scales, B::f16(self.d), B::f16(self.dmin), scale, offset) };
     }
 
     #[inline(always)]
@@ -49,19 +49,30 @@ impl Quant for Block {
 
 /// Eight scales and minimums of 6 bits. The first four of each are the low bits of bytes 0..4 and
 /// 4..8; the last four have their low 4 bits in bytes 8..12 and their high 2 in those bytes' top.
+///
+/// # Safety
+/// As [`Bytes`].
 #[inline(always)]
-pub(super) fn scales(packed: &[u8; 12], d: f32, dmin: f32, scale: &mut [f32], offset: &mut [f32]) {
+pub(super) unsafe fn scales<B: Bytes>(
+    packed: &[u8; 12],
+    d: f32,
+    dmin: f32,
+    scale: &mut [f32],
+    offset: &mut [f32],
+) {
     const LOW_6: u32 = 0x3f3f_3f3f;
     const LOW_4: u32 = 0x0f0f_0f0f;
     let four = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
     let (s, m, hi) = (four(0), four(4), four(8));
-    let eight = |first: u32, last: u32| (u64::from(first) | u64::from(last) << 32).to_le_bytes();
+    let eight = |first: u32, last: u32| {
+        (u64::from(first) | u64::from(last) << 32).to_le_bytes().map(|byte| byte as i8)
+    };
     let s = eight(s & LOW_6, hi & LOW_4 | s >> 2 & !LOW_4 & LOW_6);
     let m = eight(m & LOW_6, hi >> 4 & LOW_4 | m >> 2 & !LOW_4 & LOW_6);
-    let (scale, offset) = (&mut scale[..8], &mut offset[..8]);
-    for g in 0..8 {
-        scale[g] = d * f32::from(s[g]);
-        offset[g] = -(dmin * f32::from(m[g]));
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        B::scaled(s, d, &mut scale.as_chunks_mut().0[0]);
+        B::scaled(m, -dmin, &mut offset.as_chunks_mut().0[0]);
     }
 }
 

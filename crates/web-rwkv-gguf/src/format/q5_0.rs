@@ -19,11 +19,13 @@ impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
     const LARGEST: usize = 16;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 16;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4).less(16) }
+        unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4) }
     }
 
     #[inline(always)]

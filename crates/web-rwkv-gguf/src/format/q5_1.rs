@@ -16,10 +16,11 @@ impl Quant for Block {
     const LEN: usize = 32;
     const GROUP: usize = 32;
     const LARGEST: usize = 16;
+    const OFFSETS: bool = true;
     const MIDDLE: u8 = 16;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4) }
     }

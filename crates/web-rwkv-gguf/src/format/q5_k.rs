@@ -23,10 +23,11 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 32;
     const LARGEST: usize = 16;
+    const OFFSETS: bool = true;
     const MIDDLE: u8 = 16;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe {
             let hi = B::load(&self.qh).bits(i as u32, 1);
@@ -37,8 +38,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
-        scales(&self.scales, d, dmin, scale, offset);
+        unsafe { scales::<B>(&self.scales, B::f16(self.d), B::f16(self.dmin), scale, offset) };
     }
 
     #[inline(always)]

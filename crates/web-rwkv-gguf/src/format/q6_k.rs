@@ -21,14 +21,16 @@ impl Quant for Block {
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const LARGEST: usize = 32;
+    const OFFSETS: bool = false;
+    const BIAS: u8 = 32;
 
     #[inline(always)]
-    unsafe fn codes<B: Bytes>(&self, i: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe {
             let (half, s) = (i / 4, i as u32 % 4);
             let lo = B::load(&self.ql[half][i % 2]).bits(4 * (s / 2), 15);
-            lo.or(B::load(&self.qh[half]).bits(2 * s, 3), 4).less(32)
+            lo.or(B::load(&self.qh[half]).bits(2 * s, 3), 4)
         }
     }
 
@@ -36,8 +38,9 @@ impl Quant for Block {
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
         let d = unsafe { B::f16(self.d) };
-        for (y, &s) in scale[..16].iter_mut().zip(&self.scales) {
-            *y = d * s as f32;
+        for (y, scales) in scale[..16].as_chunks_mut().0.iter_mut().zip(self.scales.as_chunks().0) {
+            // SAFETY: as above.
+            unsafe { B::scaled(*scales, d, y) };
         }
         offset[..16].fill(0.0);
     }
