@@ -50,7 +50,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
         let codes: [&[i32]; T] = from_fn(|i| x.codes(t + i, 1));
         let x_scale: [&[f32]; T] = from_fn(|i| x.scale(t + i, 1, Q::GROUP));
         let x_sums: [&[f32]; T] = from_fn(|i| x.sums(t + i, 1, Q::GROUP));
-        let x_lost: [&[f32]; T] = from_fn(|i| x.lost(t + i, Q::GROUP));
+        let x_lost: [&[f32]; T] = from_fn(|i| x.lost(t + i, 1, Q::GROUP));
         assert!(rows.iter().all(|row| row.len() == blocks));
         assert!(codes.iter().all(|x| x.len() == blocks * Q::LEN / Pairs::PER));
         assert!(x_scale.iter().chain(&x_sums).chain(&x_lost).all(|x| x.len() == blocks * groups));

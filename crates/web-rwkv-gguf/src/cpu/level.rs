@@ -141,6 +141,8 @@ pub(super) trait Vector: Lanes {
     unsafe fn max_abs(a: Self, x: Self) -> Self;
     /// The largest lane.
     unsafe fn largest(x: Self) -> f32;
+    /// The nearest whole numbers.
+    unsafe fn round(x: Self) -> Self;
     /// Writes the lanes, which fit, as whole numbers.
     unsafe fn store_codes(y: *mut i16, x: Self);
     unsafe fn zero() -> Self::Int;
@@ -285,6 +287,7 @@ mod x86 {
                 let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
                 _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
             };
+            fn round(x: __m256) -> __m256 = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             fn store_codes(y: *mut i16, x: __m256) = {
                 let x = _mm256_cvtps_epi32(x);
                 _mm_storeu_si128(y.cast(), _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
@@ -323,10 +326,12 @@ mod x86 {
 
     impl Bytes for __m256i {
         functions! {
-            fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(x) as i32)));
-            fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) = {
-                let x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)))));
-                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(x, _mm256_set1_ps(by)));
+            // Into all lanes: into one, it would wait for what was in the others.
+            fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))));
+            fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
+                let x = _mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)));
+                let by = _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(by)));
+                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), by));
             };
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
@@ -454,6 +459,7 @@ mod x86 {
             fn sum(x: __m512) -> f32 = _mm512_reduce_add_ps(x);
             fn max_abs(a: __m512, x: __m512) -> __m512 = _mm512_max_ps(a, _mm512_abs_ps(x));
             fn largest(x: __m512) -> f32 = _mm512_reduce_max_ps(x);
+            fn round(x: __m512) -> __m512 = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             fn store_codes(y: *mut i16, x: __m512) =
                 _mm256_storeu_si256(y.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
             fn zero() -> __m512i = _mm512_setzero_si512();
@@ -538,6 +544,7 @@ mod arm {
             fn sum(x: float32x4_t) -> f32 = vaddvq_f32(x);
             fn max_abs(a: float32x4_t, x: float32x4_t) -> float32x4_t = vmaxq_f32(a, vabsq_f32(x));
             fn largest(x: float32x4_t) -> f32 = vmaxvq_f32(x);
+            fn round(x: float32x4_t) -> float32x4_t = vrndnq_f32(x);
             fn store_codes(y: *mut i16, x: float32x4_t) = vst1_s16(y, vmovn_s32(vcvtnq_s32_f32(x)));
             fn zero() -> int32x4_t = vdupq_n_s32(0);
             fn load_ints(x: *const i32) -> int32x4_t = vld1q_s32(x);
@@ -586,8 +593,8 @@ mod arm {
     impl Bytes for uint8x16x2_t {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
-            fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) = {
-                let x = vmovl_s8(vld1_s8(x.as_ptr()));
+            fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
+                let (x, by) = (vmovl_s8(vld1_s8(x.as_ptr())), crate::format::f16(by));
                 let scaled = |x| vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(x)), by);
                 vst1q_f32(y.as_mut_ptr(), scaled(vget_low_s16(x)));
                 vst1q_f32(y.as_mut_ptr().add(4), scaled(vget_high_s16(x)));
@@ -676,6 +683,10 @@ mod tests {
                 let magnitudes: Vec<f32> = x[..n].iter().map(|x| x.abs().max(2.0)).collect();
                 assert_eq!(floats(V::max_abs(V::splat(2.0), a)), magnitudes);
                 assert_eq!(V::largest(a), x[n - 1]);
+                assert_eq!(
+                    floats(V::round(a)),
+                    x[..n].iter().map(|x| x.round_ties_even()).collect::<Vec<_>>()
+                );
                 let mut codes = [7; 18];
                 V::store_codes(codes.as_mut_ptr(), a);
                 let whole = x[..n].iter().map(|x| x.round_ties_even() as i16).chain([7]);

@@ -54,9 +54,11 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
     let work: usize = jobs.iter().map(|j| j.w.rows * j.w.columns * j.x.x.tokens()).sum();
     let panels: Vec<_> =
         jobs.iter().flat_map(|job| (0..job.w.rows).step_by(PANEL).map(move |at| (job, at))).collect();
-    let tasks = if work < SMALL { 1 } else { panels.len().min(16 * cpu.threads()) };
+    let tasks = if work < SMALL { 1 } else { panels.len().min(4 * cpu.threads()) };
+    // Long tasks first, since weights are asked for ahead; short ones last, lest a thread be waited for.
+    let start = |task: usize| panels.len() - panels.len() * (tasks - task).pow(2) / tasks.pow(2);
     cpu.pool.run(tasks, |task| {
-        for &(job, at) in &panels[panels.len() * task / tasks..panels.len() * (task + 1) / tasks] {
+        for &(job, at) in &panels[start(task)..start(task + 1)] {
             let panel = Panel { job, at, rows: PANEL.min(job.w.rows - at) };
             SCRATCH.with_borrow_mut(|scratch| dispatch(cpu.level, Run { panel, scratch }));
         }

@@ -100,7 +100,7 @@ pub(super) struct Rounded<I> {
     // For each 16 columns, tiles of [K / 16, n], and for each 32, tiles of [K / 32, n]:
     scale: [Vec<f32>; 2],
     sums: [Vec<f32>; 2], // Σ x
-    lost: [Vec<f32>; 2], // Σ (x − code · scale), of tiles of one
+    lost: [Vec<f32>; 2], // Σ (x − code · scale)
     integers: PhantomData<I>,
 }
 
@@ -151,9 +151,9 @@ impl<I: Integers> Rounded<I> {
         self.part(&self.sums, t, n, group)
     }
 
-    /// What rounding took from them, of the tile of one token.
-    pub(super) fn lost(&self, t: usize, group: usize) -> &[f32] {
-        self.part(&self.lost, t, 1, group)
+    /// What rounding took from those sums.
+    pub(super) fn lost(&self, t: usize, n: usize, group: usize) -> &[f32] {
+        self.part(&self.lost, t, n, group)
     }
 
     fn part<'a>(&self, of: &'a [Vec<f32>; 2], t: usize, n: usize, group: usize) -> &'a [f32] {
@@ -185,7 +185,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
             for (g, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
                 let mut codes = [0; SHARED];
                 // SAFETY: x and the codes have 32 values, and LANES divides 16.
-                let (most, sums) = unsafe {
+                unsafe {
                     let mut most = V::splat(0.0);
                     let mut sums = [0.0; 2];
                     for (half, total) in sums.iter_mut().enumerate() {
@@ -198,28 +198,28 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         *total = V::sum(sum);
                     }
                     let most = V::largest(most);
-                    let inverse = V::splat(if most > 0.0 { I::LARGEST / most } else { 0.0 });
-                    for at in (0..SHARED).step_by(V::LANES) {
-                        V::store_codes(
-                            codes.as_mut_ptr().add(at),
-                            V::mul(V::load(x.as_ptr().add(at)), inverse),
-                        );
-                    }
-                    (most, sums)
-                };
-                // What is not finite has no code, and must not vanish.
-                let scale = most / I::LARGEST + 0.0 * (sums[0] + sums[1]);
-                let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
-                put(&mut self.scale, at, [scale; 3]);
-                put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
-                if n == 1 && I::PER == 2 {
+                    // What is not finite has no code, and must not vanish.
+                    let scale = most / I::LARGEST + 0.0 * (sums[0] + sums[1]);
+                    let inverse = if most > 0.0 { I::LARGEST / most } else { 0.0 };
                     let mut lost = [0.0; 2];
-                    for j in 0..SHARED {
-                        lost[2 * j / SHARED] += x[j] - f32::from(codes[j]) * scale;
+                    for (half, total) in lost.iter_mut().enumerate() {
+                        let mut sum = V::splat(0.0);
+                        for at in (0..SHARED / 2).step_by(V::LANES) {
+                            let at = half * SHARED / 2 + at;
+                            let x = V::load(x.as_ptr().add(at));
+                            let code = V::round(V::mul(x, V::splat(inverse)));
+                            V::store_codes(codes.as_mut_ptr().add(at), code);
+                            sum = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), sum);
+                        }
+                        *total = V::sum(sum);
                     }
+                    let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
+                    put(&mut self.scale, at, [scale; 3]);
+                    put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
                     put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
-                    // SAFETY: this runs inside `dispatch`.
-                    unsafe { V::arrange(&mut codes) };
+                    if n == 1 && I::PER == 2 {
+                        V::arrange(&mut codes);
+                    }
                 }
                 let to = &mut self.codes[g * SHARED / I::PER * n..][..SHARED / I::PER * n];
                 I::lanes(&codes, |lane, code| to[lane * n + i] = code);

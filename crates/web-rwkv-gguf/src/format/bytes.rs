@@ -7,8 +7,8 @@
 pub(crate) trait Bytes: Copy {
     /// The f16 number in two little-endian bytes.
     unsafe fn f16(x: [u8; 2]) -> f32;
-    /// `y = x · by`
-    unsafe fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]);
+    /// `y = x · by`, which is an f16 number.
+    unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]);
     unsafe fn load(x: &[u8; 32]) -> Self;
     unsafe fn store(self, y: &mut [u8; 32]);
     /// In each byte `self >> shift & mask`.
@@ -34,7 +34,8 @@ impl Bytes for Portable {
         super::f16(x)
     }
 
-    unsafe fn scaled(x: [i8; 8], by: f32, y: &mut [f32; 8]) {
+    unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) {
+        let by = super::f16(by);
         *y = x.map(|x| by * f32::from(x));
     }
 

@@ -34,15 +34,14 @@ impl Quant for Block {
 
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        let (d, hi) = (unsafe { B::f16(self.d) }, u16::from_le_bytes(self.scales_h));
+        let hi = u16::from_le_bytes(self.scales_h);
         let scales = array::from_fn(|g| {
             let lo = self.scales_l[g / 2] >> (4 * (g % 2)) & 15;
             let hi = (hi >> (2 * g) & 3) as u8;
             (lo | hi << 4) as i8 - 32
         });
-        // SAFETY: as above.
-        unsafe { B::scaled(scales, d, &mut scale.as_chunks_mut().0[0]) };
+        // SAFETY: the caller has the instructions.
+        unsafe { B::scaled(scales, self.d, &mut scale.as_chunks_mut().0[0]) };
         offset[..8].fill(0.0);
     }
 

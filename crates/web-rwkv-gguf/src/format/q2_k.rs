@@ -30,14 +30,12 @@ impl Quant for Block {
 
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        let (d, dmin) = unsafe { (B::f16(self.d), B::f16(self.dmin)) };
         let (scale, offset) = (scale.as_chunks_mut().0, offset.as_chunks_mut().0);
         for (g, scales) in self.scales.as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: the caller has the instructions.
             unsafe {
-                B::scaled(scales.map(|s| (s & 15) as i8), d, &mut scale[g]);
-                B::scaled(scales.map(|s| (s >> 4) as i8), -dmin, &mut offset[g]);
+                B::scaled(scales.map(|s| (s & 15) as i8), self.d, &mut scale[g]);
+                B::scaled(scales.map(|s| -((s >> 4) as i8)), self.dmin, &mut offset[g]);
             }
         }
     }

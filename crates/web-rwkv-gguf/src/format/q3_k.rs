@@ -35,16 +35,14 @@ impl Quant for Block {
 
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        let d = unsafe { B::f16(self.d) };
         for (half, y) in scale[..16].as_chunks_mut().0.iter_mut().enumerate() {
             let scales = array::from_fn(|g| {
                 let lo = self.scales[g] >> (4 * half) & 15;
                 let hi = self.scales[8 + g % 4] >> (4 * half + g / 4 * 2) & 3;
                 (lo | hi << 4) as i8 - 32
             });
-            // SAFETY: as above.
-            unsafe { B::scaled(scales, d, y) };
+            // SAFETY: the caller has the instructions.
+            unsafe { B::scaled(scales, self.d, y) };
         }
         offset[..16].fill(0.0);
     }

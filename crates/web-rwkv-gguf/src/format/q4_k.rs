@@ -31,7 +31,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        unsafe { scales::<B>(&self.scales, B::f16(self.d), B::f16(self.dmin), scale, offset) };
+        unsafe { scales::<B>(&self.scales, self.d, self.dmin, scale, offset) };
     }
 
     #[inline(always)]
@@ -55,8 +55,8 @@ impl Quant for Block {
 #[inline(always)]
 pub(super) unsafe fn scales<B: Bytes>(
     packed: &[u8; 12],
-    d: f32,
-    dmin: f32,
+    d: [u8; 2],
+    dmin: [u8; 2],
     scale: &mut [f32],
     offset: &mut [f32],
 ) {
@@ -64,15 +64,16 @@ pub(super) unsafe fn scales<B: Bytes>(
     const LOW_4: u32 = 0x0f0f_0f0f;
     let four = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
     let (s, m, hi) = (four(0), four(4), four(8));
-    let eight = |first: u32, last: u32| {
-        (u64::from(first) | u64::from(last) << 32).to_le_bytes().map(|byte| byte as i8)
-    };
+    let eight = |first: u32, last: u32| u64::from(first) | u64::from(last) << 32;
     let s = eight(s & LOW_6, hi & LOW_4 | s >> 2 & !LOW_4 & LOW_6);
     let m = eight(m & LOW_6, hi >> 4 & LOW_4 | m >> 2 & !LOW_4 & LOW_6);
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    let negative = (TOP - m) ^ TOP; // in each byte
+    let bytes = |x: u64| x.to_le_bytes().map(|byte| byte as i8);
     // SAFETY: the caller's promise is handed on.
     unsafe {
-        B::scaled(s, d, &mut scale.as_chunks_mut().0[0]);
-        B::scaled(m, -dmin, &mut offset.as_chunks_mut().0[0]);
+        B::scaled(bytes(s), d, &mut scale.as_chunks_mut().0[0]);
+        B::scaled(bytes(negative), dmin, &mut offset.as_chunks_mut().0[0]);
     }
 }
 

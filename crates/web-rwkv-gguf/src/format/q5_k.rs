@@ -38,7 +38,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        unsafe { scales::<B>(&self.scales, B::f16(self.d), B::f16(self.dmin), scale, offset) };
+        unsafe { scales::<B>(&self.scales, self.d, self.dmin, scale, offset) };
     }
 
     #[inline(always)]

@@ -36,11 +36,9 @@ impl Quant for Block {
 
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        let d = unsafe { B::f16(self.d) };
         for (y, scales) in scale[..16].as_chunks_mut().0.iter_mut().zip(self.scales.as_chunks().0) {
-            // SAFETY: as above.
-            unsafe { B::scaled(*scales, d, y) };
+            // SAFETY: the caller has the instructions.
+            unsafe { B::scaled(*scales, self.d, y) };
         }
         offset[..16].fill(0.0);
     }
