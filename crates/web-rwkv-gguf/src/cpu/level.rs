@@ -52,19 +52,14 @@ impl Level {
         [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(|l| l.is_available()).unwrap_or(Self::Scalar)
     }
 
-    /// See [`Vector::LANES`].
-    pub(super) fn lanes(self) -> usize {
-        dispatch(self, Traits).0
-    }
-
     /// See [`Vector::PAIRS`].
     pub(super) fn pairs(self) -> bool {
-        dispatch(self, Traits).1
+        dispatch(self, Traits).0
     }
 
     /// See [`Vector::BYTES`].
     pub(super) fn bytes(self) -> usize {
-        dispatch(self, Traits).2
+        dispatch(self, Traits).1
     }
 
     /// The level of this name: `scalar`, `avx2`, `avx512` or `neon`.
@@ -76,10 +71,10 @@ impl Level {
 struct Traits;
 
 impl Kernel for Traits {
-    type Output = (usize, bool, usize);
+    type Output = (bool, usize);
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
-        (V::LANES, V::PAIRS, V::BYTES)
+        (V::PAIRS, V::BYTES)
     }
 }
 
@@ -118,8 +113,8 @@ pub(super) trait Vector: Lanes {
     type Bytes: Bytes;
     /// At most eight lanes.
     type Eight: Lanes;
-    /// Rows of a tile of a product of floats with two registers of tokens: as many as there are registers for.
-    const ROWS: usize;
+    /// Tokens of a tile of a product of floats with two registers of rows: as many as there are registers for.
+    const TOKENS: usize;
     /// Whether products of 16-bit integers are faster than those of floats.
     const PAIRS: bool;
     /// The most that a code times the length of its group may be for sums of products of bytes to have room; zero where
@@ -252,7 +247,7 @@ mod x86 {
         type Int = __m256i;
         type Bytes = __m256i;
         type Eight = Self;
-        const ROWS: usize = 6;
+        const TOKENS: usize = 6;
         const PAIRS: bool = false;
         // Sums may overflow on their way, but not in the end: half a group of codes times 127.
         const BYTES: usize = 2 * 256;
@@ -434,7 +429,7 @@ mod x86 {
         type Int = __m512i;
         type Bytes = __m256i;
         type Eight = __m256;
-        const ROWS: usize = 12;
+        const TOKENS: usize = 12;
         const PAIRS: bool = true;
         const BYTES: usize = usize::MAX;
         call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
@@ -506,7 +501,7 @@ mod arm {
         type Int = int32x4_t;
         type Bytes = uint8x16x2_t;
         type Eight = Self;
-        const ROWS: usize = 12;
+        const TOKENS: usize = 12;
         const PAIRS: bool = false;
         // Not every CPU has the instructions that do.
         const BYTES: usize = 0;

@@ -11,7 +11,7 @@ use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
-    gemm::{self, Columns, PANEL},
+    gemm::{self, PANEL},
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
@@ -52,14 +52,16 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
         .map(|(p, i)| Job { w: p.w, x: &inputs[i], act: p.act, y: p.y.shared() })
         .collect();
     let work: usize = jobs.iter().map(|j| j.w.rows * j.w.columns * j.x.x.tokens()).sum();
+    // Few tokens take less time, and threads are not to wait for the last panel.
+    let height = |job: &Job<'_>| if job.x.x.tokens() < MANY { PANEL / 2 } else { PANEL };
     let panels: Vec<_> =
-        jobs.iter().flat_map(|job| (0..job.w.rows).step_by(PANEL).map(move |at| (job, at))).collect();
+        jobs.iter().flat_map(|job| (0..job.w.rows).step_by(height(job)).map(move |at| (job, at))).collect();
     let tasks = if work < SMALL { 1 } else { panels.len().min(4 * cpu.threads()) };
     // Long tasks first, since weights are asked for ahead; short ones last, lest a thread be waited for.
     let start = |task: usize| panels.len() - panels.len() * (tasks - task).pow(2) / tasks.pow(2);
     cpu.pool.run(tasks, |task| {
         for &(job, at) in &panels[start(task)..start(task + 1)] {
-            let panel = Panel { job, at, rows: PANEL.min(job.w.rows - at) };
+            let panel = Panel { job, at, rows: height(job).min(job.w.rows - at) };
             SCRATCH.with_borrow_mut(|scratch| dispatch(cpu.level, Run { panel, scratch }));
         }
     });
@@ -107,7 +109,6 @@ struct Input<'a> {
 enum Made {
     Pairs(Rounded<Pairs>),
     Quads(Rounded<Quads>),
-    Turned(Columns),
     Nothing,
 }
 
@@ -115,10 +116,9 @@ impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
         let made = match way {
             Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
-            Way::AlongFloats | Way::AlongDecoded => Made::Nothing,
+            Way::AlongFloats | Way::AlongDecoded | Way::Gemm => Made::Nothing,
             Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, TOKENS)),
             Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, TOKENS)),
-            Way::Gemm => Made::Turned(Columns::new(cpu, x, columns)),
         };
         Self { x, way, columns, made }
     }
@@ -169,8 +169,8 @@ impl Kernel for Run<'_> {
                 Made::Quads(x) => panel.across::<V, _>(x, scratch),
                 Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x),
                     _ => unreachable!("{format:?} is not in blocks")),
-                Made::Turned(x) => {
-                    let scratch = &mut scratch.gemm;
+                Made::Nothing if job.x.way == Way::Gemm => {
+                    let (x, scratch) = (job.x.x, &mut scratch.gemm);
                     V::call(gemm::Panel { w: job.w, at, rows, x, act: job.act, y: job.y, scratch });
                 }
                 Made::Nothing if job.x.way == Way::AlongDecoded => {

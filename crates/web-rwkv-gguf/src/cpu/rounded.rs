@@ -13,7 +13,7 @@ pub(super) const SHARED: usize = 32;
 
 /// Of so many tokens that are left, how many a tile takes that has registers for `most`.
 pub(super) fn tile(left: usize, most: usize) -> usize {
-    [6, 4, 2].into_iter().find(|n| *n <= left.min(most)).unwrap_or(1)
+    [12, 6, 4, 2].into_iter().find(|n| *n <= left.min(most)).unwrap_or(1)
 }
 
 /// Integers that activations are rounded to: how they stand in lanes of 32 bits, and how they are multiplied with
