@@ -22,12 +22,12 @@ use super::{
 /// Rows of the tiles whose lanes lie along the columns.
 const ROWS: usize = 4;
 
-/// From so many tokens on it pays to decode blocks, or floats, once for all of them.
-const SEVERAL: usize = 5;
-const SEVERAL_FLOATS: usize = 9;
+/// From so many tokens on it pays to decode blocks once for all of them.
+const SEVERAL: usize = 6;
 
-/// From so many tokens on it pays to turn weights or activations so that no sum goes across lanes.
+/// From so many tokens on it pays to turn blocks, or floats, so that no sum goes across lanes.
 const MANY: usize = 12;
+const MANY_FLOATS: usize = 20;
 
 /// Tokens of a tile of integers with two registers of rows.
 const TOKENS: usize = 6;
@@ -89,8 +89,8 @@ impl Way {
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens(), p.w.format.group()) {
             (0..SEVERAL, Some(_)) => Self::Along,
-            (0..SEVERAL_FLOATS, None) => Self::AlongFloats,
-            (0..MANY, _) => Self::AlongDecoded,
+            (0..MANY, Some(_)) => Self::AlongDecoded,
+            (0..MANY_FLOATS, None) => Self::AlongFloats,
             (_, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
             (_, Some(_)) if cpu.level.pairs() => Self::Across,
             (_, _) => Self::Gemm,
