@@ -1,7 +1,7 @@
 //! Products for few tokens, which are as fast as the weights come from memory: blocks are taken apart in registers for
 //! each two of them, or decoded once for all, and lanes lie along the columns, as the weights do.
 
-use std::{array::from_fn, hint, slice};
+use std::{array::from_fn, hint};
 
 use crate::format::{self, Format, Quant};
 
@@ -59,9 +59,8 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
         // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
-            let mut rest = [[0.0; T]; R];
-            let mut rests = [[[V::Eight::splat(0.0); 4]; T]; R];
-            let mut scale = [[[0.0; 16]; T]; R];
+            let mut rest: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
+            let mut scale: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
             for b in 0..blocks {
                 prefetch::<V>(next.wrapping_add(b * R * size_of::<Q>()), R * size_of::<Q>());
                 for r in 0..R {
@@ -70,16 +69,11 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                     for t in 0..T {
                         let at = b * groups;
                         let x = [&x_scale[t][at..], &x_sums[t][at..], &x_lost[t][at..]];
+                        let (rest, scale) = (&mut rest[r][t], &mut scale[r][t]);
                         if groups == 1 {
-                            scales::<Q, f32>(
-                                &own,
-                                &offset,
-                                x,
-                                slice::from_mut(&mut rest[r][t]),
-                                &mut scale[r][t],
-                            );
+                            scales::<Q, f32>(&own, &offset, x, rest, scale);
                         } else {
-                            scales::<Q, V::Eight>(&own, &offset, x, &mut rests[r][t], &mut scale[r][t]);
+                            scales::<Q, V::Eight>(&own, &offset, x, rest, scale);
                         }
                     }
                 }
@@ -115,15 +109,10 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
             }
             for t in 0..T {
                 for r in 0..R {
-                    let mut lanes = [0.0; 16];
-                    for (i, rest) in rests[r][t].iter().enumerate().take(groups / V::Eight::LANES) {
-                        V::Eight::store(lanes.as_mut_ptr().add(i * V::Eight::LANES), *rest);
-                    }
-                    let mut all = acc[r][t];
                     for at in (0..groups).step_by(V::LANES) {
-                        all = V::fma(V::load(lanes.as_ptr().add(at)), V::splat(1.0), all);
+                        acc[r][t] = V::fma(V::load(rest[r][t].as_ptr().add(at)), V::splat(1.0), acc[r][t]);
                     }
-                    sums[t][r] = V::sum(all) + rest[r][t];
+                    sums[t][r] = V::sum(acc[r][t]);
                 }
             }
         }
@@ -140,22 +129,22 @@ unsafe fn scales<Q: Quant, L: Lanes>(
     own: &Sum,
     offset: &Sum,
     [x_scale, x_sums, x_lost]: [&[f32]; 3],
-    rest: &mut [L],
+    rest: &mut Sum,
     scale: &mut Sum,
 ) {
     let (bias, middle) = (f32::from(Q::BIAS), f32::from(Q::BIAS + Q::MIDDLE));
-    for (i, rest) in rest.iter_mut().enumerate().take(Q::LEN / Q::GROUP / L::LANES) {
-        let g = i * L::LANES;
+    for g in (0..Q::LEN / Q::GROUP).step_by(L::LANES) {
         // SAFETY: the caller's promise is handed on, and a sum has room for any register.
         unsafe {
             let (own, offset) = (L::load(own.as_ptr().add(g)), L::load(offset.as_ptr().add(g)));
             let x_sum = L::load(x_sums.as_ptr().add(g));
             let lost = L::mul(L::load(x_lost.as_ptr().add(g)), L::splat(middle));
             let own_sum = L::fma(x_sum, L::splat(-bias), lost);
+            let mut sum = L::fma(own, own_sum, L::load(rest.as_ptr().add(g)));
             if Q::OFFSETS {
-                *rest = L::fma(offset, x_sum, *rest);
+                sum = L::fma(offset, x_sum, sum);
             }
-            *rest = L::fma(own, own_sum, *rest);
+            L::store(rest.as_mut_ptr().add(g), sum);
             L::store(scale.as_mut_ptr().add(g), L::mul(own, L::load(x_scale.as_ptr().add(g))));
         }
     }
