@@ -3,6 +3,7 @@
 use std::{
     hint::black_box,
     io::{Write, stdout},
+    iter,
     process::ExitCode,
     time::Instant,
 };
@@ -193,7 +194,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Times of operations, for decoding and for each prefill length.
+/// Times of operations, for decoding and for each prefill length and number of sequences.
 fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let model = common.open_profiled()?;
     let peaks = model
@@ -201,21 +202,23 @@ fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
         .map(|(level, threads)| (peak::bandwidth(threads, 3), peak::arithmetic(level, threads, 3)));
     let vocab = model.info().num_vocab;
     let mut out = stdout().lock();
-    for length in [1].iter().chain(&args.lengths) {
-        let tokens = tokens(*length as usize, vocab);
-        let mut state = model.init_state();
-        let input = RnnInput::new(vec![RnnInputBatch::new(tokens, RnnOption::Last)], *length as usize);
+    let sequences = args.sequences.iter().filter(|n| **n > 1).map(|n| (*n as usize, 1));
+    let prefills = args.lengths.iter().map(|length| (1, *length as usize));
+    for (count, length) in iter::once((1, 1)).chain(prefills).chain(sequences) {
+        let batches = vec![RnnInputBatch::new(tokens(length, vocab), RnnOption::Last); count];
+        let mut states = vec![model.init_state(); count];
+        let input = RnnInput::new(batches, count * length);
         for _ in 0..2 {
-            model.infer(&input, std::slice::from_mut(&mut state))?;
+            model.infer(&input, &mut states)?;
         }
         model.op_times(); // of the runs that compiled kernels and woke the device
         for _ in 0..args.repeats {
-            model.infer(&input, std::slice::from_mut(&mut state))?;
+            model.infer(&input, &mut states)?;
         }
         let times = model.op_times();
         let total: f64 = times.iter().map(|op| op.time.as_secs_f64()).sum();
         let runs = f64::from(args.repeats);
-        writeln!(out, "{length} tokens: {:.3} ms", total / runs * 1e3)?;
+        writeln!(out, "{count} x {length} tokens: {:.3} ms", total / runs * 1e3)?;
         for op in times {
             let each = op.time.as_secs_f64() / op.count as f64;
             let (bytes, work) = (op.bytes as f64 / op.count as f64, op.operations as f64 / op.count as f64);

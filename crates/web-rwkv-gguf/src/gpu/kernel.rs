@@ -38,8 +38,14 @@ pub(super) enum Kernel {
         layouts: Vec<Layout>,
         tile: Tile,
     },
+    /// What comes after products on matrix units whose columns are shared out.
+    FinishParts {
+        splits: usize,
+    },
+    /// In blocks of so many tokens.
     Wkv7 {
         head_size: usize,
+        block: usize,
     },
     Wkv6 {
         head_size: usize,
@@ -62,9 +68,6 @@ impl Kernel {
 pub(super) enum Tile {
     Large,
     Medium,
-    /// As `Medium`, by twice as many threads.
-    Sliced,
-    Small,
 }
 
 impl fmt::Display for Kernel {
@@ -76,7 +79,8 @@ impl fmt::Display for Kernel {
             Self::NormRows { .. } => f.write_str("norm_rows"),
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
-            Self::Wkv7 { head_size } => write!(f, "wkv7 of {head_size}"),
+            Self::FinishParts { splits } => write!(f, "finish {splits} parts"),
+            Self::Wkv7 { head_size, block } => write!(f, "wkv7 of {head_size} by {block}"),
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
             Self::AddGated => f.write_str("add_gated"),
@@ -93,33 +97,35 @@ const TILE: (usize, usize) = (64, 64);
 /// Bytes of inputs that a workgroup of `project_few` holds.
 const SEGMENT_BYTES: usize = 12 << 10;
 
-/// Rows and tokens of a workgroup of `project_matrix`, the subgroups of a team that share it, the chunks of a step, and the
-/// teams that share the columns.
+/// Floats that there is room for at least, for parts of products.
+pub(super) const PARTS: usize = 1 << 23;
+/// Tokens of a workgroup of `finish_parts`.
+const FINISHED: usize = 4;
+
+/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, how many such workgroups an H100 runs at
+/// a time, and how long they take for a chunk.
 struct MatrixTile {
     rows: usize,
     tokens: usize,
     down: usize,
     across: usize,
-    chunks: usize,
-    slices: usize,
-}
-
-impl MatrixTile {
-    /// Memory of a workgroup.
-    fn bytes(&self) -> usize {
-        let stride = 8 * (8 * self.chunks + 2);
-        self.slices * ((self.rows + self.tokens) * stride + 1024 * self.down * self.across)
-    }
+    at_a_time: usize,
+    time: usize,
 }
 
 impl Tile {
+    /// Rows of any tile of `project_matrix`, and tokens of the largest.
+    pub(super) const ROWS: usize = 128;
+    pub(super) const TOKENS: usize = 128;
+
     /// As measured on an H100: see docs/kernels.md.
     fn matrix(self) -> MatrixTile {
+        let (rows, time) = (Self::ROWS, 100);
         match self {
-            Self::Large => MatrixTile { rows: 128, tokens: 128, down: 2, across: 2, chunks: 1, slices: 1 },
-            Self::Medium => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2, slices: 1 },
-            Self::Sliced => MatrixTile { rows: 64, tokens: 64, down: 2, across: 2, chunks: 2, slices: 2 },
-            Self::Small => MatrixTile { rows: 32, tokens: 64, down: 2, across: 2, chunks: 4, slices: 1 },
+            Self::Large => {
+                MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, at_a_time: 264, time: 117 }
+            }
+            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, at_a_time: 396, time },
         }
     }
 }
@@ -175,22 +181,34 @@ impl Kernels {
         })
     }
 
-    /// The tile that keeps the device busy with products of so many rows, each by itself, columns and tokens.
-    pub(super) fn tile_for(&self, rows: &[usize], columns: usize, tokens: usize) -> Tile {
+    /// The tile, and the shares of the columns, that keep the device busy with products of so many rows, each by itself,
+    /// columns and tokens.
+    pub(super) fn tile_for(&self, rows: &[usize], columns: usize, tokens: usize) -> (Tile, usize) {
         if self.tier != Tier::Matrix {
-            return Tile::Medium;
+            return (Tile::Medium, 1);
         }
-        let groups = |tile: Tile| {
+        let chunks = columns.div_ceil(CHUNK);
+        let tiles = |tile: Tile| {
             let MatrixTile { rows: r, tokens: t, .. } = tile.matrix();
             rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t)
         };
-        // Of few columns most of the time goes into writing, which a large tile is slow at.
-        match (groups(Tile::Large), groups(Tile::Medium)) {
-            (100.., _) if columns >= 512 => Tile::Large,
-            (_, 132..) => Tile::Medium,
-            (_, 64..) if Tile::Sliced.matrix().bytes() <= self.room() => Tile::Sliced,
-            _ => Tile::Small,
-        }
+        let time = |&(tile, splits): &(Tile, usize)| {
+            let MatrixTile { at_a_time, time, .. } = tile.matrix();
+            // A part takes about the time of a third of a chunk to be added.
+            (tiles(tile) * splits).div_ceil(at_a_time) * chunks.div_ceil(splits) * time + splits * 33
+        };
+        let has_room = |&(tile, splits): &(Tile, usize)| {
+            let MatrixTile { rows, tokens, .. } = tile.matrix();
+            splits == 1 || tiles(tile) * rows * tokens * splits <= PARTS
+        };
+        let all =
+            [Tile::Large, Tile::Medium].into_iter().flat_map(|tile| [1, 2, 4, 8, 16].map(|s| (tile, s)));
+        all.filter(has_room).min_by_key(time).expect("there are tiles")
+    }
+
+    /// Whether a kernel leaves what is to be done with sums to `finish_parts`.
+    pub(super) fn keeps_parts(&self, kernel: &Kernel) -> bool {
+        self.tier == Tier::Matrix && matches!(kernel, Kernel::Many { .. })
     }
 
     /// Rows and tokens of a workgroup of a product.
@@ -202,6 +220,7 @@ impl Kernels {
             Kernel::Many { tile, .. } if self.tier == Tier::Matrix => {
                 (tile.matrix().rows, tile.matrix().tokens)
             }
+            Kernel::FinishParts { .. } => (Tile::ROWS, FINISHED),
             _ => TILE,
         }
     }
@@ -217,8 +236,9 @@ impl Kernels {
         self.device.limits().max_compute_workgroup_storage_size as usize
     }
 
-    /// How the recurrence of a head is spread over threads: constants, and how many threads.
-    fn head(&self, head_size: usize, constants: &mut Vec<(&str, usize)>) -> usize {
+    /// How the recurrence of a head is spread over threads, with blocks of at most so many tokens: constants, and how many
+    /// threads.
+    fn head(&self, head_size: usize, block: usize, constants: &mut Vec<(&str, usize)>) -> usize {
         // Threads of a part lie in one subgroup; a part is of whole vectors of four.
         let fits = |parts: &usize| head_size.is_multiple_of(4 * parts) && *parts <= self.lanes;
         let parts = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
@@ -227,7 +247,7 @@ impl Kernels {
         constants.extend([("N", head_size), ("PARTS", parts), ("TEAM", team)]);
         // Up to nine floats for each channel of each token of a block are in the workgroup's memory.
         let room = self.room() / (9 * 4 * head_size);
-        constants.push(("BLOCK", (1 << room.max(1).ilog2()).min(1024 / head_size).max(1)));
+        constants.push(("BLOCK", (1 << room.max(1).ilog2()).min(1024 / head_size).clamp(1, block)));
         threads
     }
 
@@ -286,14 +306,22 @@ impl Kernels {
             }
             Kernel::Many { layouts: of, tile } if self.tier == Tier::Matrix => {
                 layouts = of.clone();
-                let MatrixTile { rows, tokens, down, across, chunks, slices } = tile.matrix();
-                threads = self.lanes * down * across * slices;
+                let MatrixTile { rows, tokens, down, across, .. } = tile.matrix();
+                // A thread fetches at least one row.
+                let down = (down * 32 / self.lanes.max(32)).max(1);
+                threads = self.lanes * down * across;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
-                constants.extend([("CHUNKS", chunks), ("SLICES", slices)]);
                 parts.extend([thread, store, job, include_str!("kernels/project_matrix.wgsl")]);
-                each = vec![decode, include_str!("kernels/part/matrix_rows.wgsl")];
-                choice = ("product", "t: Thread, job: Job, first: u32, token: u32", "");
+                each = vec![include_str!("kernels/part/matrix_rows.wgsl")];
+                let parameters =
+                    "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
+                choice = ("product", parameters, "");
                 "project_matrix"
+            }
+            Kernel::FinishParts { splits } => {
+                constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
+                parts.extend([thread, store, job, include_str!("kernels/finish_parts.wgsl")]);
+                "finish_parts"
             }
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
@@ -302,13 +330,13 @@ impl Kernels {
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
             }
-            Kernel::Wkv7 { head_size } => {
-                threads = self.head(*head_size, &mut constants);
-                parts.extend([thread, four, include_str!("kernels/wkv7.wgsl")]);
+            Kernel::Wkv7 { head_size, block } => {
+                threads = self.head(*head_size, *block, &mut constants);
+                parts.extend([thread, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
             }
             Kernel::Wkv6 { head_size, decay, gate } => {
-                threads = self.head(*head_size, &mut constants);
+                threads = self.head(*head_size, usize::MAX, &mut constants);
                 constants.extend([("DECAY", usize::from(*decay)), ("GATE", usize::from(*gate))]);
                 parts.extend([thread, four, include_str!("kernels/wkv6.wgsl")]);
                 "wkv6"
@@ -343,12 +371,19 @@ impl Kernels {
             true => "alias Input = f16;\nconst LARGEST: f32 = 65504.0;\n",
             false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
         };
+        head += match entry {
+            "wkv7" => "alias Float = vec4<f32>;\n",
+            _ => "alias Float = f32;\n",
+        };
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
         if !layouts.is_empty() {
             body += include_str!("kernels/part/formats.wgsl");
             for layout in &layouts {
                 body += layout.source();
+                if entry == "project_matrix" {
+                    body += &layout.halves().replace("FORMAT", layout.name());
+                }
                 each.iter().for_each(|part| body += &part.replace("FORMAT", layout.name()));
             }
             let (name, parameters, result) = choice;

@@ -73,6 +73,15 @@ impl Layout {
         }
     }
 
+    /// The file that makes values for matrix units of it.
+    pub(super) fn halves(self) -> &'static str {
+        match self {
+            Self::F16 => include_str!("kernels/part/halves_same.wgsl"),
+            Self::Q4_0 | Self::Q4K => include_str!("kernels/part/halves_nibbles.wgsl"),
+            _ => include_str!("kernels/part/halves.wgsl"),
+        }
+    }
+
     /// Vectors of a row of `columns` values, which are a multiple of [`CHUNK`].
     pub(super) fn stride(self, columns: usize) -> usize {
         let planes = |codes: usize, scales: usize| codes + scales.div_ceil(VECTOR);
@@ -120,10 +129,9 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
         Layout::Q4K => blocks(row, 144, out, 144, |block, out| {
             out[..16].copy_from_slice(&block[..16]);
             for (q, out) in block[16..].as_chunks::<32>().0.iter().zip(out[16..].as_chunks_mut::<32>().0) {
-                for i in 0..16 {
-                    let (a, b) = (q[2 * i], q[2 * i + 1]);
-                    (out[i], out[16 + i]) = (a & 15 | b << 4, a >> 4 | b & 0xf0);
-                }
+                let (low, high) = out.split_at_mut(16);
+                words(q, low);
+                words(&q.map(|q| q >> 4), high);
             }
         }),
         Layout::Q8_0 => {
@@ -135,7 +143,7 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
         }
         Layout::Q4_0 => {
             let (codes, scales) = out.split_at_mut(row.len() / 18 * 16);
-            blocks(row, 18, codes, 16, |block, out| nibbles(&codes_of::<q4_0::Block>(block, 8)[0], out));
+            blocks(row, 18, codes, 16, |block, out| words(&codes_of::<q4_0::Block>(block, 8)[0], out));
             blocks(row, 18, scales, 2, |block, out| out.copy_from_slice(&block[..2]));
         }
         Layout::Q5K => blocks(row, 176, out, 176, |block, out| {
@@ -179,6 +187,20 @@ fn codes_of<Q: Quant>(block: &[u8], bias: u8) -> [[u8; CHUNK]; 8] {
 /// The low halves of 32 codes.
 fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
     out.iter_mut().zip(q.as_chunks::<2>().0).for_each(|(to, [a, b])| *to = a & 15 | b << 4);
+}
+
+/// The low halves of 32 codes, of 8 in a word the even ones in its lower half: shifted by 4 bits at a time, a word gives
+/// pairs of neighbours.
+fn words(q: &[u8; CHUNK], out: &mut [u8]) {
+    for (q, out) in q.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<4>().0) {
+        let half = |q: u64| {
+            let two = q & 0x000f_000f_000f_000f;
+            let two = two | two >> 12;
+            (two & 0xff | two >> 24 & 0xff00) as u32
+        };
+        let q = u64::from_le_bytes(*q);
+        *out = (half(q) | half(q >> 8) << 16).to_le_bytes();
+    }
 }
 
 /// Whether rows are in the file as they lie in the GPU's memory.

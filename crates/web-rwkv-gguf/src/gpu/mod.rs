@@ -43,7 +43,7 @@ use crate::{
     state::State,
 };
 use cache::Cache;
-use kernel::{Kernel, Kernels};
+use kernel::{Kernel, Kernels, PARTS, Tile};
 use layout::{Layout, VECTOR, padded};
 use profile::Profile;
 
@@ -77,6 +77,8 @@ pub(crate) struct Gpu {
     memory: Mutex<Memory>,
     /// Width of all activations of each kind.
     widths: [AtomicUsize; 3],
+    /// Width of the widest activations of each kind.
+    widest: [AtomicUsize; 3],
     profile: Option<Profile>,
     /// Tokens that take no more than a moment.
     chunk: AtomicUsize,
@@ -114,10 +116,11 @@ struct Weights {
     used: u64,
 }
 
-/// Activations of a kind: `rows` rows of each.
+/// Activations of a kind: `rows` rows of each, then parts of products, so many floats.
 struct Arena {
     rows: usize,
     width: usize,
+    parts: usize,
     buffer: wgpu::Buffer,
 }
 
@@ -314,7 +317,7 @@ impl Gpu {
         });
         let needs = needs(checkpoint);
         context.fits(needs)?;
-        let arena = || Arena { rows: 0, width: 0, buffer: context.buffer("acts", 0) };
+        let arena = || Arena { rows: 0, width: 0, parts: 0, buffer: context.buffer("acts", 0) };
         let memory = Memory {
             to_come: needs.weights,
             weights: vec![],
@@ -331,7 +334,7 @@ impl Gpu {
         };
         let cache = Cache::open(&context.device, &adapter.get_info());
         let kernels = Kernels::new(&context.device, layout, tier, info.subgroup.0 as usize, cache);
-        let (memory, widths) = (Mutex::new(memory), Default::default());
+        let (memory, widths, widest) = (Mutex::new(memory), Default::default(), Default::default());
         context.check()?;
         let profile = wanted.profile.then(|| Profile::new(&context));
         Ok(Self {
@@ -341,6 +344,7 @@ impl Gpu {
             bindings,
             memory,
             widths,
+            widest,
             profile,
             chunk: AtomicUsize::new(CHUNKS.0),
         })
@@ -587,16 +591,28 @@ impl Gpu {
             layouts.sort_unstable();
             layouts.dedup();
             let columns = together.iter().map(|(job, _)| padded(job.w.columns)).max().unwrap_or(0);
-            let kernel = if tokens <= FEW {
-                Kernel::Few { layouts: layouts.clone(), tokens: tokens.next_power_of_two(), columns }
+            let (kernel, splits) = if tokens <= FEW {
+                let tokens = tokens.next_power_of_two();
+                (Kernel::Few { layouts: layouts.clone(), tokens, columns }, 1)
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                Kernel::Many { layouts: layouts.clone(), tile: self.kernels.tile_for(&rows, columns, tokens) }
+                let (tile, splits) = self.kernels.tile_for(&rows, columns, tokens);
+                (Kernel::Many { layouts: layouts.clone(), tile }, splits)
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
+            // Sums that nothing is to be done with are stored where they belong, and come first.
+            let parted = self.kernels.keeps_parts(&kernel);
+            let keeps = |(job, piece): &(&Job<'_>, &Piece)| splits > 1 || !job.is_sum(piece, rows_of_group);
+            let mut together = together.to_vec();
+            if parted {
+                together.sort_by_key(keeps);
+            }
             let at = b.recording.table.len() as u32;
-            let mut groups = 0;
-            for (job, piece) in together {
+            let (mut groups, mut kept) = (0, None);
+            for (job, piece) in &together {
+                if kept.is_none() && keeps(&(*job, *piece)) {
+                    kept = Some(groups);
+                }
                 let (w, first) = (job.w, piece.first as u32);
                 let layout = layouts.iter().position(|l| *l == w.layout).expect("collected above");
                 let (x, y) = (self.place(b, job.x), self.place(b, job.y));
@@ -627,17 +643,41 @@ impl Gpu {
                 .chain(jobs[..JOB].iter().copied())
                 .chain(firsts.take(JOBS).skip(1))
                 .collect();
+            let kept = kept.unwrap_or(groups);
+            let pitch = (groups - kept) * rows_of_group;
+            let arena = &b.memory.acts[Kind::Stream as usize];
+            let (parts, room) = (arena.rows * arena.width, arena.parts);
+            // As many tokens at a time as their parts have room for.
+            let most = match pitch * splits {
+                pitch if parted && pitch > 0 => room / pitch / tokens_of_group * tokens_of_group,
+                _ => tokens,
+            };
             let buffer = together[0].1.buffer;
-            self.dispatch(b, buffer, &kernel, &params, (groups, tokens.div_ceil(tokens_of_group)));
-            if let Some(timed) = b.recording.timed.last_mut() {
-                let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
-                let stride = |(job, piece): &(&Job<'_>, &Piece)| {
-                    piece.rows * job.w.layout.stride(padded(job.w.columns)) * VECTOR
-                };
-                let (job, piece) = together[0];
-                timed.name += &format!(" {}x{} of {}", piece.rows, job.w.columns, together.len());
-                timed.operations = 2 * (tokens * together.iter().map(weights).sum::<usize>()) as u64;
-                timed.bytes = together.iter().map(stride).sum::<usize>() as u64;
+            for first in (0..tokens).step_by(most) {
+                let count = most.min(tokens - first);
+                let tiles = count.div_ceil(tokens_of_group);
+                let part = pitch * tiles * tokens_of_group;
+                let params: Vec<_> = params
+                    .iter()
+                    .copied()
+                    .chain([first, splits, kept, parts, pitch, part].map(|n| n as u32))
+                    .collect();
+                self.dispatch(b, buffer, &kernel, &params, (groups, tiles * splits));
+                if let Some(timed) = b.recording.timed.last_mut() {
+                    let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
+                    let stride = |(job, piece): &(&Job<'_>, &Piece)| {
+                        piece.rows * job.w.layout.stride(padded(job.w.columns)) * VECTOR
+                    };
+                    let (job, piece) = together[0];
+                    timed.name += &format!(" {}x{} of {}", piece.rows, job.w.columns, together.len());
+                    timed.operations = 2 * (count * together.iter().map(weights).sum::<usize>()) as u64;
+                    timed.bytes = together.iter().map(stride).sum::<usize>() as u64;
+                }
+                if parted && pitch > 0 {
+                    let finish = Kernel::FinishParts { splits };
+                    let tokens = count.div_ceil(self.kernels.tile(&finish).1);
+                    self.dispatch(b, buffer, &finish, &params, (groups - kept, tokens));
+                }
             }
         }
     }
@@ -657,6 +697,15 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(w: &'a Matrix, x: &'a Acts, y: &'a Acts, act: Act) -> Self {
         Self { w, x, y, act: number(act), bias: None, other: None, before: None }
+    }
+
+    /// Whether whole tiles of rows are stored as they are, aligned as matrix units demand.
+    fn is_sum(&self, piece: &Piece, rows: usize) -> bool {
+        let places = [piece.first, self.y.padded];
+        self.act == number(Act::Id)
+            && self.y.kind == Kind::Stream
+            && piece.rows.is_multiple_of(rows)
+            && places.iter().all(|n| n.is_multiple_of(4))
     }
 }
 

@@ -10,9 +10,12 @@ impl Ops for Gpu {
 
     fn vector(&self, values: Vec<f32>) -> Result<Vector> {
         let mut m = self.memory.lock().expect("no holder panics");
-        let at = m.vectors.len() as u32;
+        let at = m.vectors.len();
         m.vectors.extend(values);
-        Ok(Vector(at))
+        // Kernels take four at a time.
+        let end = m.vectors.len().next_multiple_of(4);
+        m.vectors.resize(end, 0.0);
+        Ok(Vector(at as u32))
     }
 
     fn matrix(&self, w: FileMatrix) -> Result<Matrix> {
@@ -51,7 +54,11 @@ impl Ops for Gpu {
 
     fn acts(&self, width: usize, kind: Kind) -> Acts {
         let padded = if kind == Kind::Input { padded(width) } else { width };
-        let before = self.widths.get(kind as usize).map_or(0, |all| all.fetch_add(padded, Relaxed));
+        let before = self
+            .widths
+            .get(kind as usize)
+            .map_or(0, |all| all.fetch_add(padded.next_multiple_of(4), Relaxed));
+        self.widest.get(kind as usize).inspect(|widest| _ = widest.fetch_max(padded, Relaxed));
         Acts { kind, before, width, padded, tokens: 0 }
     }
 
@@ -63,9 +70,18 @@ impl Ops for Gpu {
             assert!(b.recording.pass.is_none(), "activations are made before operations are recorded");
             arena.rows = arena.rows.max(tokens.next_power_of_two());
             arena.width = width;
+            if self.info.tier == Tier::Matrix {
+                arena.rows = arena.rows.max(Tile::TOKENS); // a tile may be stored whole
+                if acts.kind == Kind::Stream {
+                    let [stream, input, output] = self.widest.each_ref().map(|widest| widest.load(Relaxed));
+                    let parts = (arena.rows * stream.max(input))
+                        .max(Tile::TOKENS * output.next_multiple_of(Tile::ROWS));
+                    arena.parts = parts.max(PARTS);
+                }
+            }
             let size = if acts.kind == Kind::Input && self.info.tier >= Tier::Subgroup { 2 } else { 4 };
             let label = ["acts", "inputs", "outputs"][acts.kind as usize];
-            let bytes = (arena.rows * arena.width * size) as u64;
+            let bytes = ((arena.rows * arena.width + arena.parts) * size) as u64;
             if bytes > self.context.binding_limit {
                 return Err(Error::Request {
                     thing: format!("activations of {tokens} tokens"),
@@ -370,7 +386,13 @@ impl Ops for Gpu {
             y.padded as u32,
         ];
         let groups = (t.r.width / head_size, b.sequences);
-        self.dispatch(b, usize::MAX, &Kernel::Wkv7 { head_size }, &params, groups);
+        // Of short sequences small blocks leave room for more of them at a time.
+        let block = match b.tokens / b.sequences.max(1) {
+            ..2 => 1,
+            ..32 => 4,
+            _ => 16,
+        };
+        self.dispatch(b, usize::MAX, &Kernel::Wkv7 { head_size, block }, &params, groups);
     }
 
     fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {

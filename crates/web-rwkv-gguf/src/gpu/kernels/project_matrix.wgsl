@@ -1,24 +1,43 @@
-// Products y = act(W x) for many tokens on matrix units: a workgroup takes ROWS rows and TOKENS tokens. Each of SLICES teams
-// of DOWN × ACROSS subgroups takes every SLICES-th step of CHUNKS chunks of the columns; a subgroup has 16 DEEP × 16 WIDE of
-// the sums. Inputs are f16, sums f32. The next step is fetched while the one before is multiplied.
+// Products W x for many tokens on matrix units: a workgroup takes ROWS rows, TOKENS tokens and one of `splits` shares of the
+// columns, a chunk at a time; of DOWN × ACROSS subgroups each has 16 DEEP × 16 WIDE of the sums. Inputs are f16, sums f32.
+// The next chunk is fetched while the one before is multiplied. Sums are stored where they belong if nothing is to be
+// done with them, and otherwise as parts, which `finish_parts` adds up.
 
 const DEEP: u32 = ROWS / DOWN / 16u;
 const WIDE: u32 = TOKENS / ACROSS / 16u;
-const TEAM: u32 = THREADS / SLICES;
-/// Vectors of four in a row of a step, and from row to row of a tile: 2 more, so that rows start in different banks.
-const STEP: u32 = 8u * CHUNKS;
-const STRIDE: u32 = STEP + 2u;
-/// Chunks of weights, and vectors of inputs, that a thread fetches: all of the same columns.
-const FETCH: u32 = ROWS * CHUNKS / TEAM;
-const FETCH_X: u32 = TOKENS * STEP / TEAM;
+/// From row to row of a tile, in vectors of four: 2 more than there are, so that rows start in different banks.
+const STRIDE: u32 = 10u;
+/// Chunks of weights, and vectors of inputs, that a thread fetches.
+const FETCH: u32 = ROWS / THREADS;
+const FETCH_X: u32 = TOKENS * 8u / THREADS;
 
-var<workgroup> w_tile: array<vec4<f16>, SLICES * ROWS * STRIDE>;
-var<workgroup> x_tile: array<vec4<f16>, SLICES * TOKENS * STRIDE>;
-var<workgroup> y_tile: array<f32, SLICES * DOWN * ACROSS * 256>;
+alias Halves = array<vec4<f16>, 8>;
+
+var<workgroup> w_tile: array<vec4<f16>, ROWS * STRIDE>;
+var<workgroup> x_tile: array<vec4<f16>, TOKENS * STRIDE>;
 
 @compute @workgroup_size(THREADS)
 fn project_matrix(b: Builtins) {
     let t = thread(b);
     let job = find_job(b.workgroup.x);
-    product(t, job, (b.workgroup.x - job.first) * ROWS, b.workgroup.y * TOKENS);
+    let first = (b.workgroup.x - job.first) * ROWS;
+    let part = b.workgroup.y % p.splits;
+    let token = p.token + b.workgroup.y / p.splits * TOKENS;
+    let own = job.y + token * job.y_width + first;
+    let among = p.parts + part * p.part + (token - p.token) * p.pitch + (b.workgroup.x - p.kept) * ROWS;
+    let keeps = b.workgroup.x >= p.kept;
+    product(t, job, first, token, part, select(own, among, keeps), select(job.y_width, p.pitch, keeps));
+}
+
+fn halves_of(w: u32) -> vec2<f16> {
+    return vec2<f16>(unpack2x16float(w));
+}
+
+/// Values d q + m of 8 codes q of 4 bits: bits put into the mantissa of 1024, which make 1024 + q or 1024 + 16 q.
+fn nibble_halves(w: u32, d: f16, m: f16) -> array<vec4<f16>, 2> {
+    let q0 = halves_of((w & 0x000f000fu) | 0x64006400u) - vec2(1024.0h);
+    let q1 = halves_of((w & 0x00f000f0u) | 0x64006400u) * 0.0625h - vec2(64.0h);
+    let q2 = halves_of(((w >> 8u) & 0x000f000fu) | 0x64006400u) - vec2(1024.0h);
+    let q3 = halves_of(((w >> 8u) & 0x00f000f0u) | 0x64006400u) * 0.0625h - vec2(64.0h);
+    return array(vec4(q0, q1) * d + m, vec4(q2, q3) * d + m);
 }

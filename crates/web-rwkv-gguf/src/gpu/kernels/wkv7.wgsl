@@ -73,7 +73,7 @@ fn wkv7(b: Builtins) {
     var s: array<vec4<f32>, J>;
     for (var j = 0u; j < J; j++) {
         let at = state + row(j) * p.width;
-        s[j] = vec4(states[at], states[at + 1u], states[at + 2u], states[at + 3u]);
+        s[j] = states[at / 4u];
     }
     var next: array<Fetched, FETCH>;
     for (var f = 0u; f < FETCH; f++) {
@@ -90,21 +90,19 @@ fn wkv7(b: Builtins) {
             if e < tokens * N / 4u {
                 let x = next[f];
                 let c = head + 4u * (e % (N / 4u));
-                let u = x.k * four_of(p.k_k + c);
-                let key = x.k * (1.0 + (x.a - 1.0) * four_of(p.k_a + c));
+                let u = x.k * vectors[(p.k_k + c) / 4u];
+                let key = x.k * (1.0 + (x.a - 1.0) * vectors[(p.k_a + c) / 4u]);
                 rs[e] = x.r;
                 ws[e] = x.w;
                 ks[e] = key;
                 us[e] = u;
                 uas[e] = u * x.a;
-                bonus[e] = x.r * key * four_of(p.r_k + c);
+                bonus[e] = x.r * key * vectors[(p.r_k + c) / 4u];
                 vs[e] = x.v;
                 g[f] = x.g;
                 if p.first != 0u {
                     let at = p.v_first + (start + done + e / (N / 4u)) * p.width + c;
-                    for (var m = 0u; m < 4u; m++) {
-                        acts[at + m] = x.v[m];
-                    }
+                    acts[at / 4u] = x.v;
                 }
             }
         }
@@ -173,16 +171,14 @@ fn wkv7(b: Builtins) {
             if e < tokens * N / 4u {
                 let c = head + 4u * (e % (N / 4u));
                 let q = stats[e / (N / 4u)];
-                let x = (ys[e] - q.x) * q.y * four_of(p.weight + c) + four_of(p.bias + c) + q.z * vs[e];
+                let x = (ys[e] - q.x) * q.y * vectors[(p.weight + c) / 4u] + vectors[(p.bias + c) / 4u] + q.z * vs[e];
                 let y = clamp(x * g[f], vec4(-LARGEST), vec4(LARGEST));
                 inputs[(p.y + (start + done + e / (N / 4u)) * p.y_width + c) / 4u] = vec4<Input>(y);
             }
         }
     }
     for (var j = 0u; j < J; j++) {
-        for (var m = 0u; m < 4u; m++) {
-            states[state + row(j) * p.width + m] = s[j][m];
-        }
+        states[(state + row(j) * p.width) / 4u] = s[j];
     }
 }
 
@@ -194,5 +190,5 @@ fn row(j: u32) -> u32 {
 /// Vector e of tokens from `start` on, of which there are `len`.
 fn fetch(e: u32, head: u32, start: u32, len: u32) -> Fetched {
     let at = (start + min(e / (N / 4u), len - 1u)) * p.width + head + 4u * (e % (N / 4u));
-    return Fetched(four(p.r + at), four(p.w + at), four(p.k + at), four(p.v + at), four(p.a + at), four(p.g + at));
+    return Fetched(acts[(p.r + at) / 4u], acts[(p.w + at) / 4u], acts[(p.k + at) / 4u], acts[(p.v + at) / 4u], acts[(p.a + at) / 4u], acts[(p.g + at) / 4u]);
 }

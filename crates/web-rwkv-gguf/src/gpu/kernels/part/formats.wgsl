@@ -18,11 +18,11 @@ fn mantissa(q: vec4<u32>, mask: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>((q & vec4(mask)) | vec4(0x3f800000u));
 }
 
-/// Codes of 4 bits, as 1 + q / 16: word j has values 8j to 8j + 7.
+/// Codes of 4 bits, as 1 + q / 16: word j has values 8j to 8j + 7, the even ones in its lower half.
 fn nibbles(w: u32) -> array<vec4<f32>, 2> {
-    let low = vec4(w << 19u, w << 15u, w << 11u, w << 7u);
-    let high = vec4(w << 3u, w >> 1u, w >> 5u, w >> 9u);
-    return array(mantissa(low, 0x00780000u), mantissa(high, 0x00780000u));
+    let first = vec4(w << 19u, w << 3u, w << 15u, w >> 1u);
+    let last = vec4(w << 11u, w >> 5u, w << 7u, w >> 9u);
+    return array(mantissa(first, 0x00780000u), mantissa(last, 0x00780000u));
 }
 
 /// Codes of 8 bits without a sign, as 1 + q / 256.

@@ -34,6 +34,14 @@ struct Params {
     first5: u32,
     first6: u32,
     first7: u32,
+    /// The first token, of products on matrix units, and among how many workgroups their columns are shared out.
+    token: u32,
+    splits: u32,
+    /// From this workgroup on sums are kept as parts: where, from token to token, and how long a part is.
+    kept: u32,
+    parts: u32,
+    pitch: u32,
+    part: u32,
 }
 
 /// The job that a workgroup belongs to.
