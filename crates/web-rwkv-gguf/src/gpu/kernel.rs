@@ -42,10 +42,14 @@ pub(super) enum Kernel {
     FinishParts {
         splits: usize,
     },
-    /// In blocks of so many tokens.
+    /// In blocks of so many tokens, by so many workgroups for a head.
     Wkv7 {
         head_size: usize,
         block: usize,
+        split: usize,
+    },
+    Wkv7Norm {
+        head_size: usize,
     },
     Wkv6 {
         head_size: usize,
@@ -80,7 +84,8 @@ impl fmt::Display for Kernel {
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
             Self::FinishParts { splits } => write!(f, "finish {splits} parts"),
-            Self::Wkv7 { head_size, block } => write!(f, "wkv7 of {head_size} by {block}"),
+            Self::Wkv7 { head_size, block, split } => write!(f, "wkv7 of {head_size} by {block}, in {split}"),
+            Self::Wkv7Norm { .. } => f.write_str("wkv7_norm"),
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
             Self::AddGated => f.write_str("add_gated"),
@@ -97,8 +102,6 @@ const TILE: (usize, usize) = (64, 64);
 /// Bytes of inputs that a workgroup of `project_few` holds.
 const SEGMENT_BYTES: usize = 12 << 10;
 
-/// Floats that there is room for at least, for parts of products.
-pub(super) const PARTS: usize = 1 << 23;
 /// Tokens of a workgroup of `finish_parts`.
 const FINISHED: usize = 4;
 
@@ -182,8 +185,14 @@ impl Kernels {
     }
 
     /// The tile, and the shares of the columns, that keep the device busy with products of so many rows, each by itself,
-    /// columns and tokens.
-    pub(super) fn tile_for(&self, rows: &[usize], columns: usize, tokens: usize) -> (Tile, usize) {
+    /// columns and tokens, if there is room for so many sums of parts.
+    pub(super) fn tile_for(
+        &self,
+        rows: &[usize],
+        columns: usize,
+        tokens: usize,
+        room: usize,
+    ) -> (Tile, usize) {
         if self.tier != Tier::Matrix {
             return (Tile::Medium, 1);
         }
@@ -199,7 +208,7 @@ impl Kernels {
         };
         let has_room = |&(tile, splits): &(Tile, usize)| {
             let MatrixTile { rows, tokens, .. } = tile.matrix();
-            splits == 1 || tiles(tile) * rows * tokens * splits <= PARTS
+            splits == 1 || tiles(tile) * rows * tokens * splits <= room
         };
         let all =
             [Tile::Large, Tile::Medium].into_iter().flat_map(|tile| [1, 2, 4, 8, 16].map(|s| (tile, s)));
@@ -211,7 +220,7 @@ impl Kernels {
         self.tier == Tier::Matrix && matches!(kernel, Kernel::Many { .. })
     }
 
-    /// Rows and tokens of a workgroup of a product.
+    /// Rows and tokens of a workgroup of a product, heads and tokens of `wkv7_norm`.
     pub(super) fn tile(&self, kernel: &Kernel) -> (usize, usize) {
         match kernel {
             Kernel::Few { tokens, columns, .. } => {
@@ -221,6 +230,7 @@ impl Kernels {
                 (tile.matrix().rows, tile.matrix().tokens)
             }
             Kernel::FinishParts { .. } => (Tile::ROWS, FINISHED),
+            Kernel::Wkv7Norm { .. } => (THREADS / self.norm_team(), 1),
             _ => TILE,
         }
     }
@@ -236,19 +246,32 @@ impl Kernels {
         self.device.limits().max_compute_workgroup_storage_size as usize
     }
 
-    /// How the recurrence of a head is spread over threads, with blocks of at most so many tokens: constants, and how many
-    /// threads.
-    fn head(&self, head_size: usize, block: usize, constants: &mut Vec<(&str, usize)>) -> usize {
+    /// How the recurrence of a head is spread over threads, each with so many columns, and blocks of at most so many tokens:
+    /// constants, and how many threads.
+    fn head(
+        &self,
+        head_size: usize,
+        (columns, block): (usize, usize),
+        constants: &mut Vec<(&str, usize)>,
+    ) -> usize {
         // Threads of a part lie in one subgroup; a part is of whole vectors of four.
-        let fits = |parts: &usize| head_size.is_multiple_of(4 * parts) && *parts <= self.lanes;
+        let threads = |parts: usize| head_size / columns * parts;
+        let fits = |parts: &usize| {
+            head_size.is_multiple_of(4 * parts) && *parts <= self.lanes && threads(*parts) <= THREADS
+        };
         let parts = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
-        let threads = head_size / 4 * parts;
+        let threads = threads(parts);
         let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
         constants.extend([("N", head_size), ("PARTS", parts), ("TEAM", team)]);
         // Up to nine floats for each channel of each token of a block are in the workgroup's memory.
         let room = self.room() / (9 * 4 * head_size);
         constants.push(("BLOCK", (1 << room.max(1).ilog2()).min(1024 / head_size).clamp(1, block)));
         threads
+    }
+
+    /// Threads that share a head of `wkv7_norm`.
+    fn norm_team(&self) -> usize {
+        self.lanes.clamp(1, 8)
     }
 
     /// The entry point and text of a kernel.
@@ -330,13 +353,21 @@ impl Kernels {
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
             }
-            Kernel::Wkv7 { head_size, block } => {
-                threads = self.head(*head_size, *block, &mut constants);
-                parts.extend([thread, include_str!("kernels/wkv7.wgsl")]);
+            Kernel::Wkv7 { head_size, block, split } => {
+                threads = self.head(*head_size, (2, *block), &mut constants) / split;
+                constants.push(("SPLIT", *split));
+                let params = include_str!("kernels/part/wkv7_params.wgsl");
+                parts.extend([thread, params, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
             }
+            Kernel::Wkv7Norm { head_size } => {
+                constants.extend([("N", *head_size), ("TEAM", self.norm_team())]);
+                let params = include_str!("kernels/part/wkv7_params.wgsl");
+                parts.extend([thread, params, include_str!("kernels/wkv7_norm.wgsl")]);
+                "wkv7_norm"
+            }
             Kernel::Wkv6 { head_size, decay, gate } => {
-                threads = self.head(*head_size, usize::MAX, &mut constants);
+                threads = self.head(*head_size, (4, usize::MAX), &mut constants);
                 constants.extend([("DECAY", usize::from(*decay)), ("GATE", usize::from(*gate))]);
                 parts.extend([thread, four, include_str!("kernels/wkv6.wgsl")]);
                 "wkv6"
@@ -372,8 +403,8 @@ impl Kernels {
             false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
         };
         head += match entry {
-            "wkv7" => "alias Float = vec4<f32>;\n",
-            _ => "alias Float = f32;\n",
+            "wkv7" | "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = vec2<f32>;\n",
+            _ => "alias Float = f32;\nalias State = f32;\n",
         };
         constants.push(("THREADS", threads));
         let mut body = parts.concat();

@@ -43,6 +43,11 @@ impl Layout {
         }
     }
 
+    /// Whether values are in it as they are.
+    pub(super) fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// Its name in WGSL.
     pub(super) fn name(self) -> &'static str {
         match self {

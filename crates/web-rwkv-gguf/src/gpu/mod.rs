@@ -43,7 +43,7 @@ use crate::{
     state::State,
 };
 use cache::Cache;
-use kernel::{Kernel, Kernels, PARTS, Tile};
+use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
 use profile::Profile;
 
@@ -51,6 +51,8 @@ use profile::Profile;
 const TABLE: usize = 1 << 20;
 /// Bytes of weights that are on their way to the device at a time.
 const IN_FLIGHT: usize = 64 << 20;
+/// Floats at least that parts of products have room for.
+const PARTS: usize = 1 << 23;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
 const FEW: usize = 4;
 const BINDINGS: usize = 7;
@@ -65,6 +67,8 @@ const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// Words of a sequence in the table, and of a choice.
 const SEQUENCE: u32 = 3;
 const CHOICE: u32 = 6;
+/// Heads of long sequences up to which two workgroups share one.
+const HEADS: usize = 128;
 /// Sequences that run on before their tokens are seen, and steps: so many copies of states cost less than it wins.
 const AHEAD: (usize, usize) = (8, 2);
 
@@ -567,6 +571,22 @@ impl Gpu {
         b.memory.acts.get(acts.kind as usize).map_or(0, |arena| (acts.before * arena.rows) as u32)
     }
 
+    /// Floats that parts of results of so many tokens take, of products or `wkv7`.
+    fn room_for_parts(&self, tokens: usize) -> usize {
+        let [stream, input, output] = self.widest.each_ref().map(|width| width.load(Relaxed));
+        let room = tokens * stream.max(input);
+        match self.info.tier {
+            Tier::Matrix => room.max(PARTS).max(Tile::TOKENS * output.next_multiple_of(Tile::ROWS)),
+            _ => room,
+        }
+    }
+
+    /// Where they are, and how many.
+    fn parts(&self, b: &Batch<'_>) -> (u32, usize) {
+        let arena = &b.memory.acts[Kind::Stream as usize];
+        ((arena.rows * arena.width) as u32, arena.parts)
+    }
+
     /// Records the copies of states that the batch begins with.
     fn copy_states(&self, b: &mut Batch<'_>) {
         let (at, count) = b.copies;
@@ -584,8 +604,12 @@ impl Gpu {
         }
         let mut pieces: Vec<(&Job<'_>, &Piece)> =
             jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
-        pieces.sort_by_key(|(_, piece)| piece.buffer);
-        let groups = pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer);
+        // Matrix units wait for products whose weights take many bytes, or registers, beside others.
+        let apart = |(job, piece): &(&Job<'_>, &Piece)| {
+            (piece.buffer, tokens > FEW && self.info.tier == Tier::Matrix && job.w.layout.is_float())
+        };
+        pieces.sort_by_key(apart);
+        let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
         for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
             layouts.sort_unstable();
@@ -596,7 +620,8 @@ impl Gpu {
                 (Kernel::Few { layouts: layouts.clone(), tokens, columns }, 1)
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                let (tile, splits) = self.kernels.tile_for(&rows, columns, tokens);
+                let (_, room) = self.parts(b);
+                let (tile, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
                 (Kernel::Many { layouts: layouts.clone(), tile }, splits)
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
@@ -645,8 +670,7 @@ impl Gpu {
                 .collect();
             let kept = kept.unwrap_or(groups);
             let pitch = (groups - kept) * rows_of_group;
-            let arena = &b.memory.acts[Kind::Stream as usize];
-            let (parts, room) = (arena.rows * arena.width, arena.parts);
+            let (parts, room) = self.parts(b);
             // As many tokens at a time as their parts have room for.
             let most = match pitch * splits {
                 pitch if parted && pitch > 0 => room / pitch / tokens_of_group * tokens_of_group,
@@ -660,7 +684,7 @@ impl Gpu {
                 let params: Vec<_> = params
                     .iter()
                     .copied()
-                    .chain([first, splits, kept, parts, pitch, part].map(|n| n as u32))
+                    .chain([first, splits, kept, parts as usize, pitch, part].map(|n| n as u32))
                     .collect();
                 self.dispatch(b, buffer, &kernel, &params, (groups, tiles * splits));
                 if let Some(timed) = b.recording.timed.last_mut() {

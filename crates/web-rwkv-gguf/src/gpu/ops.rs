@@ -72,12 +72,9 @@ impl Ops for Gpu {
             arena.width = width;
             if self.info.tier == Tier::Matrix {
                 arena.rows = arena.rows.max(Tile::TOKENS); // a tile may be stored whole
-                if acts.kind == Kind::Stream {
-                    let [stream, input, output] = self.widest.each_ref().map(|widest| widest.load(Relaxed));
-                    let parts = (arena.rows * stream.max(input))
-                        .max(Tile::TOKENS * output.next_multiple_of(Tile::ROWS));
-                    arena.parts = parts.max(PARTS);
-                }
+            }
+            if acts.kind == Kind::Stream {
+                arena.parts = self.room_for_parts(arena.rows);
             }
             let size = if acts.kind == Kind::Input && self.info.tier >= Tier::Subgroup { 2 } else { 4 };
             let label = ["acts", "inputs", "outputs"][acts.kind as usize];
@@ -384,15 +381,24 @@ impl Ops for Gpu {
             norm.eps.to_bits(),
             self.place(b, y),
             y.padded as u32,
+            self.parts(b).0,
         ];
-        let groups = (t.r.width / head_size, b.sequences);
-        // Of short sequences small blocks leave room for more of them at a time.
-        let block = match b.tokens / b.sequences.max(1) {
-            ..2 => 1,
-            ..32 => 4,
-            _ => 16,
+        let heads = t.r.width / head_size;
+        // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
+        // a head.
+        let (block, split) = match b.tokens / b.sequences.max(1) {
+            0..2 => (1, 1),
+            2..24 => (4, 1),
+            _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => (16, 2),
+            _ => (16, 1),
         };
-        self.dispatch(b, usize::MAX, &Kernel::Wkv7 { head_size, block }, &params, groups);
+        let kernel = Kernel::Wkv7 { head_size, block, split };
+        self.dispatch(b, usize::MAX, &kernel, &params, (heads * split, b.sequences));
+        if split > 1 {
+            let kernel = Kernel::Wkv7Norm { head_size };
+            let (heads_of_group, tokens) = (self.kernels.tile(&kernel).0, b.tokens);
+            self.dispatch(b, usize::MAX, &kernel, &params, (heads.div_ceil(heads_of_group), tokens));
+        }
     }
 
     fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {

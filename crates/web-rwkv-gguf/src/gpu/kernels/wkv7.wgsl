@@ -1,35 +1,12 @@
-// The recurrence of a head of a sequence, one workgroup: a thread has J rows of four columns of Sᵀ in registers; PARTS
-// threads share the columns, of each PARTS fours of rows one. BLOCK tokens are fetched while those before run; a TEAM of
-// threads sums up what a token has.
+// The recurrence of a head of a sequence: a thread has J rows of two columns of Sᵀ in registers; PARTS threads share the
+// columns, of each PARTS fours of rows one. BLOCK tokens are fetched while those before run. SPLIT workgroups share the
+// columns of a head; if it is one, a TEAM of threads sums up what a token has, otherwise that is left to `wkv7_norm`.
 //
 // u = k k_k, kk = u / ‖u‖, k = k (1 + (a − 1) k_a)
 // S = S diag(w) − (S kk)(kk a)ᵀ + v kᵀ, y = S r
 // y = (norm(y) + (Σ r k r_k) v) g
 //
 // (S kk)(kk a)ᵀ is computed as (S u)(u a)ᵀ / ‖u‖².
-
-struct Params {
-    sequences: u32, // in the table
-    state: u32, // of this layer's S, in a slot
-    slot: u32, // size
-    width: u32,
-    r: u32,
-    w: u32,
-    k: u32,
-    v: u32,
-    a: u32,
-    g: u32,
-    v_first: u32,
-    first: u32, // whether this layer's v is v_first
-    k_k: u32,
-    k_a: u32,
-    r_k: u32,
-    weight: u32,
-    bias: u32,
-    eps: f32,
-    y: u32,
-    y_width: u32,
-}
 
 /// Rows of a thread.
 const J: u32 = N / PARTS;
@@ -53,27 +30,28 @@ var<workgroup> ks: array<vec4<f32>, SIZE>;
 var<workgroup> us: array<vec4<f32>, SIZE>;
 var<workgroup> uas: array<vec4<f32>, SIZE>;
 var<workgroup> bonus: array<vec4<f32>, SIZE>; // r k r_k
-var<workgroup> vs: array<vec4<f32>, SIZE>;
-var<workgroup> ys: array<vec4<f32>, SIZE>;
+var<workgroup> vs: array<vec2<f32>, 2u * SIZE>;
+var<workgroup> ys: array<vec2<f32>, 2u * SIZE>;
 var<workgroup> stats: array<vec3<f32>, BLOCK>; // mean, 1 / deviation, Σ r k r_k
 
 @compute @workgroup_size(THREADS)
 fn wkv7(b: Builtins) {
     let t = thread(b);
-    let head = b.workgroup.x * N;
+    let head = b.workgroup.x / SPLIT * N;
+    let share = b.workgroup.x % SPLIT * (N / SPLIT);
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
     let start = table[sequence + 1u];
     let len = table[sequence + 2u];
     if len == 0u {
         return;
     }
-    let i = t.index / PARTS;
+    let i = share / 2u + t.index / PARTS;
     let part = t.index % PARTS;
-    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + 4u * i;
-    var s: array<vec4<f32>, J>;
+    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + 2u * i;
+    var s: array<vec2<f32>, J>;
     for (var j = 0u; j < J; j++) {
         let at = state + row(j) * p.width;
-        s[j] = states[at / 4u];
+        s[j] = states[at / 2u];
     }
     var next: array<Fetched, FETCH>;
     for (var f = 0u; f < FETCH; f++) {
@@ -98,9 +76,10 @@ fn wkv7(b: Builtins) {
                 us[e] = u;
                 uas[e] = u * x.a;
                 bonus[e] = x.r * key * vectors[(p.r_k + c) / 4u];
-                vs[e] = x.v;
+                vs[2u * e] = x.v.xy;
+                vs[2u * e + 1u] = x.v.zw;
                 g[f] = x.g;
-                if p.first != 0u {
+                if p.first != 0u && share == 0u {
                     let at = p.v_first + (start + done + e / (N / 4u)) * p.width + c;
                     acts[at / 4u] = x.v;
                 }
@@ -114,7 +93,7 @@ fn wkv7(b: Builtins) {
         }
         for (var n = 0u; n < tokens; n++) {
             let at = n * N / 4u + part;
-            var sa = vec4(0.0);
+            var sa = vec2(0.0);
             var square = 0.0;
             for (var m = 0u; m < J / 4u; m++) {
                 let u = us[at + PARTS * m];
@@ -124,11 +103,9 @@ fn wkv7(b: Builtins) {
                 square += dot(u, u);
             }
             let scale = -1.0 / max(lanes_sum(t, PARTS, square), 1e-24);
-            for (var j = 0u; j < 4u; j++) {
-                sa[j] = lanes_sum(t, PARTS, sa[j]) * scale;
-            }
-            let v = vs[n * N / 4u + i];
-            var y = vec4(0.0);
+            sa = scale * vec2(lanes_sum(t, PARTS, sa.x), lanes_sum(t, PARTS, sa.y));
+            let v = vs[n * N / 2u + i];
+            var y = vec2(0.0);
             for (var m = 0u; m < J / 4u; m++) {
                 let w = ws[at + PARTS * m];
                 let ua = uas[at + PARTS * m];
@@ -139,27 +116,33 @@ fn wkv7(b: Builtins) {
                     y += s[4u * m + j] * r[j];
                 }
             }
-            for (var j = 0u; j < 4u; j++) {
-                y[j] = lanes_sum(t, PARTS, y[j]);
-            }
+            y = vec2(lanes_sum(t, PARTS, y.x), lanes_sum(t, PARTS, y.y));
             if part == 0u {
-                ys[n * N / 4u + i] = y;
+                ys[n * N / 2u + i] = y;
             }
         }
         workgroupBarrier();
+        if SPLIT > 1u {
+            for (var e = t.index; e < tokens * N / SPLIT / 4u; e += THREADS) {
+                let n = e / (N / SPLIT / 4u);
+                let c = share + 4u * (e % (N / SPLIT / 4u));
+                acts[(p.sums + (start + done + n) * p.width + head + c) / 4u] = of_four((n * N + c) / 4u);
+            }
+            continue;
+        }
         for (var first = 0u; first < tokens; first += THREADS / TEAM) {
             let n = min(first + t.index / TEAM, tokens - 1u);
             var mean = 0.0;
             var gain = 0.0;
             for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
-                mean += dot(ys[n * N / 4u + m], vec4(1.0));
+                mean += dot(of_four(n * N / 4u + m), vec4(1.0));
                 gain += dot(bonus[n * N / 4u + m], vec4(1.0));
             }
             mean = lanes_sum(t, TEAM, mean) / f32(N);
             gain = lanes_sum(t, TEAM, gain);
             var variance = 0.0;
             for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
-                let x = ys[n * N / 4u + m] - mean;
+                let x = of_four(n * N / 4u + m) - mean;
                 variance += dot(x, x);
             }
             variance = lanes_sum(t, TEAM, variance) / f32(N);
@@ -170,16 +153,19 @@ fn wkv7(b: Builtins) {
             let e = t.index + f * THREADS;
             if e < tokens * N / 4u {
                 let c = head + 4u * (e % (N / 4u));
-                let q = stats[e / (N / 4u)];
-                let x = (ys[e] - q.x) * q.y * vectors[(p.weight + c) / 4u] + vectors[(p.bias + c) / 4u] + q.z * vs[e];
-                let y = clamp(x * g[f], vec4(-LARGEST), vec4(LARGEST));
-                inputs[(p.y + (start + done + e / (N / 4u)) * p.y_width + c) / 4u] = vec4<Input>(y);
+                let v = vec4(vs[2u * e], vs[2u * e + 1u]);
+                store(start + done + e / (N / 4u), c, of_four(e), stats[e / (N / 4u)], v, g[f]);
             }
         }
     }
     for (var j = 0u; j < J; j++) {
-        states[(state + row(j) * p.width) / 4u] = s[j];
+        states[(state + row(j) * p.width) / 2u] = s[j];
     }
+}
+
+/// Four of ys.
+fn of_four(at: u32) -> vec4<f32> {
+    return vec4(ys[2u * at], ys[2u * at + 1u]);
 }
 
 /// Row j of a thread, from its first.

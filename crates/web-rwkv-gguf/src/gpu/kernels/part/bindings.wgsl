@@ -1,5 +1,5 @@
-// What every kernel sees. Activations of a kind stand in one buffer; a place in it is an index of a value. `Float` is f32, or
-// four of them where a kernel takes nothing less.
+// What every kernel sees. Activations of a kind stand in one buffer; a place in it is an index of a value. `Float` and `State`
+// are f32, or several of them where a kernel takes nothing less.
 
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> vectors: array<Float>;
@@ -8,7 +8,7 @@
 @group(0) @binding(3) var<storage, read_write> inputs: array<vec4<Input>>;
 /// Logits.
 @group(0) @binding(4) var<storage, read_write> outputs: array<f32>;
-@group(0) @binding(5) var<storage, read_write> states: array<Float>;
+@group(0) @binding(5) var<storage, read_write> states: array<State>;
 /// Of a batch: its sequences, tokens, wanted rows and products.
 @group(0) @binding(6) var<storage, read_write> table: array<u32>;
 
