@@ -354,10 +354,14 @@ impl Kernels {
                 "project_many"
             }
             Kernel::Wkv7 { head_size, block, split } => {
-                threads = self.head(*head_size, (2, *block), &mut constants) / split;
-                constants.push(("SPLIT", *split));
+                let (columns, own) = match split {
+                    1 => (4, include_str!("kernels/part/wkv7_4.wgsl")),
+                    _ => (2, include_str!("kernels/part/wkv7_2.wgsl")),
+                };
+                threads = self.head(*head_size, (columns, *block), &mut constants) / split;
+                constants.extend([("COLUMNS", columns), ("SPLIT", *split)]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
-                parts.extend([thread, params, include_str!("kernels/wkv7.wgsl")]);
+                parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
             }
             Kernel::Wkv7Norm { head_size } => {
@@ -403,7 +407,8 @@ impl Kernels {
             false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
         };
         head += match entry {
-            "wkv7" | "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = vec2<f32>;\n",
+            "wkv7" => "alias Float = vec4<f32>;\n",
+            "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
         constants.push(("THREADS", threads));

@@ -55,6 +55,10 @@ const IN_FLIGHT: usize = 64 << 20;
 const PARTS: usize = 1 << 23;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
 const FEW: usize = 4;
+/// From so many tokens on a product of floats is worth a dispatch of its own.
+const MANY: usize = 512;
+/// Dispatches of a batch after which what has been recorded is submitted, so that the device begins.
+const BEGIN: [usize; 3] = [16, 64, 192];
 const BINDINGS: usize = 7;
 /// Products of a dispatch at most, and words of each.
 const JOBS: usize = 8;
@@ -204,7 +208,8 @@ struct Recording {
     table: Vec<u32>,
     /// What is chosen, and where the tokens are put in the table.
     chosen: Option<(u32, Arc<Chosen>)>,
-    /// The dispatches so far, if they are timed.
+    /// How many dispatches there are, and what they are, if they are timed.
+    dispatches: usize,
     timed: Vec<OpTime>,
 }
 
@@ -416,6 +421,13 @@ impl Gpu {
             timed.push(OpTime { name: kernel.to_string(), count: 1, ..OpTime::default() });
             profile.stamp(pass, timed.len());
         }
+        b.recording.dispatches += 1;
+        if BEGIN.contains(&b.recording.dispatches) && b.submission.is_none() && self.profile.is_none() {
+            b.recording.pass = None;
+            let encoder = b.recording.encoder.take().expect("a pass has one");
+            self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&b.recording.table));
+            self.context.queue.submit([encoder.finish()]);
+        }
     }
 
     fn group(&self, m: &mut Memory, weights: usize) -> wgpu::BindGroup {
@@ -606,7 +618,7 @@ impl Gpu {
             jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
         // Matrix units wait for products whose weights take many bytes, or registers, beside others.
         let apart = |(job, piece): &(&Job<'_>, &Piece)| {
-            (piece.buffer, tokens > FEW && self.info.tier == Tier::Matrix && job.w.layout.is_float())
+            (piece.buffer, tokens >= MANY && self.info.tier == Tier::Matrix && job.w.layout.is_float())
         };
         pieces.sort_by_key(apart);
         let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));

@@ -1,4 +1,4 @@
-// The recurrence of a head of a sequence: a thread has J rows of two columns of Sᵀ in registers; PARTS threads share the
+// The recurrence of a head of a sequence: a thread has J rows of COLUMNS columns of Sᵀ in registers; PARTS threads share the
 // columns, of each PARTS fours of rows one. BLOCK tokens are fetched while those before run. SPLIT workgroups share the
 // columns of a head; if it is one, a TEAM of threads sums up what a token has, otherwise that is left to `wkv7_norm`.
 //
@@ -30,8 +30,8 @@ var<workgroup> ks: array<vec4<f32>, SIZE>;
 var<workgroup> us: array<vec4<f32>, SIZE>;
 var<workgroup> uas: array<vec4<f32>, SIZE>;
 var<workgroup> bonus: array<vec4<f32>, SIZE>; // r k r_k
-var<workgroup> vs: array<vec2<f32>, 2u * SIZE>;
-var<workgroup> ys: array<vec2<f32>, 2u * SIZE>;
+var<workgroup> vs: array<State, 4u * SIZE / COLUMNS>;
+var<workgroup> ys: array<State, 4u * SIZE / COLUMNS>;
 var<workgroup> stats: array<vec3<f32>, BLOCK>; // mean, 1 / deviation, Σ r k r_k
 
 @compute @workgroup_size(THREADS)
@@ -45,13 +45,13 @@ fn wkv7(b: Builtins) {
     if len == 0u {
         return;
     }
-    let i = share / 2u + t.index / PARTS;
+    let i = share / COLUMNS + t.index / PARTS;
     let part = t.index % PARTS;
-    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + 2u * i;
-    var s: array<vec2<f32>, J>;
+    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + COLUMNS * i;
+    var s: array<State, J>;
     for (var j = 0u; j < J; j++) {
         let at = state + row(j) * p.width;
-        s[j] = states[at / 2u];
+        s[j] = states[at / COLUMNS];
     }
     var next: array<Fetched, FETCH>;
     for (var f = 0u; f < FETCH; f++) {
@@ -76,8 +76,7 @@ fn wkv7(b: Builtins) {
                 us[e] = u;
                 uas[e] = u * x.a;
                 bonus[e] = x.r * key * vectors[(p.r_k + c) / 4u];
-                vs[2u * e] = x.v.xy;
-                vs[2u * e + 1u] = x.v.zw;
+                put_v(e, x.v);
                 g[f] = x.g;
                 if p.first != 0u && share == 0u {
                     let at = p.v_first + (start + done + e / (N / 4u)) * p.width + c;
@@ -93,7 +92,7 @@ fn wkv7(b: Builtins) {
         }
         for (var n = 0u; n < tokens; n++) {
             let at = n * N / 4u + part;
-            var sa = vec2(0.0);
+            var sa = State(0.0);
             var square = 0.0;
             for (var m = 0u; m < J / 4u; m++) {
                 let u = us[at + PARTS * m];
@@ -103,9 +102,11 @@ fn wkv7(b: Builtins) {
                 square += dot(u, u);
             }
             let scale = -1.0 / max(lanes_sum(t, PARTS, square), 1e-24);
-            sa = scale * vec2(lanes_sum(t, PARTS, sa.x), lanes_sum(t, PARTS, sa.y));
-            let v = vs[n * N / 2u + i];
-            var y = vec2(0.0);
+            for (var j = 0u; j < COLUMNS; j++) {
+                sa[j] = lanes_sum(t, PARTS, sa[j]) * scale;
+            }
+            let v = vs[n * N / COLUMNS + i];
+            var y = State(0.0);
             for (var m = 0u; m < J / 4u; m++) {
                 let w = ws[at + PARTS * m];
                 let ua = uas[at + PARTS * m];
@@ -116,9 +117,11 @@ fn wkv7(b: Builtins) {
                     y += s[4u * m + j] * r[j];
                 }
             }
-            y = vec2(lanes_sum(t, PARTS, y.x), lanes_sum(t, PARTS, y.y));
+            for (var j = 0u; j < COLUMNS; j++) {
+                y[j] = lanes_sum(t, PARTS, y[j]);
+            }
             if part == 0u {
-                ys[n * N / 2u + i] = y;
+                ys[n * N / COLUMNS + i] = y;
             }
         }
         workgroupBarrier();
@@ -126,7 +129,7 @@ fn wkv7(b: Builtins) {
             for (var e = t.index; e < tokens * N / SPLIT / 4u; e += THREADS) {
                 let n = e / (N / SPLIT / 4u);
                 let c = share + 4u * (e % (N / SPLIT / 4u));
-                acts[(p.sums + (start + done + n) * p.width + head + c) / 4u] = of_four((n * N + c) / 4u);
+                acts[(p.sums + (start + done + n) * p.width + head + c) / 4u] = four_y((n * N + c) / 4u);
             }
             continue;
         }
@@ -135,14 +138,14 @@ fn wkv7(b: Builtins) {
             var mean = 0.0;
             var gain = 0.0;
             for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
-                mean += dot(of_four(n * N / 4u + m), vec4(1.0));
+                mean += dot(four_y(n * N / 4u + m), vec4(1.0));
                 gain += dot(bonus[n * N / 4u + m], vec4(1.0));
             }
             mean = lanes_sum(t, TEAM, mean) / f32(N);
             gain = lanes_sum(t, TEAM, gain);
             var variance = 0.0;
             for (var m = t.index % TEAM; m < N / 4u; m += TEAM) {
-                let x = of_four(n * N / 4u + m) - mean;
+                let x = four_y(n * N / 4u + m) - mean;
                 variance += dot(x, x);
             }
             variance = lanes_sum(t, TEAM, variance) / f32(N);
@@ -153,19 +156,13 @@ fn wkv7(b: Builtins) {
             let e = t.index + f * THREADS;
             if e < tokens * N / 4u {
                 let c = head + 4u * (e % (N / 4u));
-                let v = vec4(vs[2u * e], vs[2u * e + 1u]);
-                store(start + done + e / (N / 4u), c, of_four(e), stats[e / (N / 4u)], v, g[f]);
+                store(start + done + e / (N / 4u), c, four_y(e), stats[e / (N / 4u)], four_v(e), g[f]);
             }
         }
     }
     for (var j = 0u; j < J; j++) {
-        states[(state + row(j) * p.width) / 2u] = s[j];
+        states[(state + row(j) * p.width) / COLUMNS] = s[j];
     }
-}
-
-/// Four of ys.
-fn of_four(at: u32) -> vec4<f32> {
-    return vec4(ys[2u * at], ys[2u * at + 1u]);
 }
 
 /// Row j of a thread, from its first.
