@@ -75,9 +75,11 @@ fn wkv7(b: Builtins) {
                 ks[e] = key;
                 us[e] = u;
                 uas[e] = u * x.a;
-                bonus[e] = x.r * key * vectors[(p.r_k + c) / 4u];
                 put_v(e, x.v);
-                g[f] = x.g;
+                if SPLIT == 1u {
+                    bonus[e] = x.r * key * vectors[(p.r_k + c) / 4u];
+                    g[f] = x.g;
+                }
                 if p.first != 0u && share == 0u {
                     let at = p.v_first + (start + done + e / (N / 4u)) * p.width + c;
                     acts[at / 4u] = x.v;
