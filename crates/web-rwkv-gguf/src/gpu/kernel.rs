@@ -203,8 +203,9 @@ impl Kernels {
         };
         let time = |&(tile, splits): &(Tile, usize)| {
             let MatrixTile { at_a_time, time, .. } = tile.matrix();
-            // A part takes about the time of a third of a chunk to be added.
-            (tiles(tile) * splits).div_ceil(at_a_time) * chunks.div_ceil(splits) * time + splits * 33
+            // A part of a tile takes about a hundredth of a chunk's time to be added.
+            let adding = splits * (tiles(tile) + 10);
+            (tiles(tile) * splits).div_ceil(at_a_time) * chunks.div_ceil(splits) * time + adding
         };
         let has_room = |&(tile, splits): &(Tile, usize)| {
             let MatrixTile { rows, tokens, .. } = tile.matrix();
