@@ -838,7 +838,7 @@ fn needs(checkpoint: &Checkpoint) -> Needs {
     Needs {
         weights: matrices.sum(),
         states: 4 * 2 * layers * channels.saturating_mul(head_size + 2),
-        activations: 4 * (chunk * (24 * channels + hidden) + vocab),
+        activations: 4 * (chunk * (24 * channels + 2 * hidden) + vocab + PARTS as u64),
     }
 }
 
