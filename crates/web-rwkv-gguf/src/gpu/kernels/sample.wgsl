@@ -87,10 +87,16 @@ fn is_before(a: Candidate, b: Candidate) -> bool {
 /// Finds the first candidate, and a bound of the k-th: that of the threads' own first ones.
 fn find_first(t: Thread, row: Row, k: u32) {
     var own = Candidate(0u, p.vocab + t.index);
-    for (var i = t.index; i < p.vocab; i += THREADS) {
-        let c = candidate(row, i);
-        if is_before(c, own) {
-            own = c;
+    for (var i = t.index; i < p.vocab; i += 16u * THREADS) {
+        // All are fetched before the first is looked at.
+        var some: array<Candidate, 16>;
+        for (var k = 0u; k < 16u; k++) {
+            some[k] = candidate(row, min(i + k * THREADS, p.vocab - 1u));
+        }
+        for (var k = 0u; k < 16u; k++) {
+            if is_before(some[k], own) {
+                own = some[k];
+            }
         }
     }
     tops[t.index] = own;
