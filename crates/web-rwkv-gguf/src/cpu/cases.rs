@@ -14,8 +14,13 @@ use crate::{
 };
 
 /// Sequences of (slot, length): one token, ragged with an empty one in permuted slots, enough for every tile.
-pub(crate) const SEQUENCES: [&[(usize, usize)]; 4] =
-    [&[(0, 1)], &[(2, 3), (0, 0), (1, 8)], &[(0, 12)], &[(1, 31), (3, 1), (0, 7), (2, 64)]];
+pub(crate) const SEQUENCES: [&[(usize, usize)]; 5] = [
+    &[(0, 1)],
+    &[(3, 1), (1, 1)],
+    &[(2, 3), (0, 0), (1, 8)],
+    &[(0, 12)],
+    &[(1, 31), (3, 1), (0, 7), (2, 64)],
+];
 
 /// Fills what an operation must not touch.
 const SENTINEL: f32 = -77.25;

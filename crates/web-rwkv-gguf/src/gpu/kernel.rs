@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Tier,
+    ADD, Tier,
     cache::Cache,
     layout::{CHUNK, Layout, VECTOR},
 };
@@ -23,15 +23,19 @@ pub(super) enum Kernel {
         width: usize,
         mixes: usize,
         keep: bool,
+        /// Whether every sequence has one token.
+        alone: bool,
     },
     NormRows {
         width: usize,
     },
-    /// Products for a tile of few tokens, of matrices of at most so many columns.
+    /// Products for a tile of few tokens, of matrices of at most so many columns. If there is only one, `act` is its
+    /// activation.
     Few {
         layouts: Vec<Layout>,
         tokens: usize,
         columns: usize,
+        act: Option<u32>,
     },
     /// Products for many tokens.
     Many {
@@ -47,6 +51,8 @@ pub(super) enum Kernel {
         head_size: usize,
         block: usize,
         split: usize,
+        /// Whether every sequence has one token.
+        alone: bool,
     },
     Wkv7Norm {
         head_size: usize,
@@ -63,6 +69,8 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
+    /// Threads of a workgroup, if a kernel says nothing else.
+    pub(super) const THREADS: usize = 256;
     /// Channels of a workgroup of `wkv4`.
     pub(super) const WKV4_THREADS: usize = 64;
 }
@@ -84,7 +92,9 @@ impl fmt::Display for Kernel {
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
             Self::FinishParts { splits } => write!(f, "finish {splits} parts"),
-            Self::Wkv7 { head_size, block, split } => write!(f, "wkv7 of {head_size} by {block}, in {split}"),
+            Self::Wkv7 { head_size, block, split, .. } => {
+                write!(f, "wkv7 of {head_size} by {block}, in {split}")
+            }
             Self::Wkv7Norm { .. } => f.write_str("wkv7_norm"),
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
@@ -95,12 +105,11 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// Threads of a workgroup, if a kernel says nothing else.
-const THREADS: usize = 256;
+const THREADS: usize = Kernel::THREADS;
 /// Rows and tokens of a workgroup of `project_many`.
 const TILE: (usize, usize) = (64, 64);
-/// Bytes of inputs that a workgroup of `project_few` holds.
-const SEGMENT_BYTES: usize = 12 << 10;
+/// Bytes of inputs that a workgroup of `project_few` holds, and of each chunk: of floats, and packed.
+const SEGMENT: [(usize, usize); 2] = [(19 << 10, 9 * VECTOR), (26 << 10, 5 * VECTOR)];
 
 /// Tokens of a workgroup of `finish_parts`.
 const FINISHED: usize = 4;
@@ -131,6 +140,15 @@ impl Tile {
             Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, at_a_time: 396, time },
         }
     }
+}
+
+/// Threads of a workgroup of `project_few`, those that share rows, how many rows, and the units that are fetched ahead;
+/// both of values, and packed.
+struct Few {
+    threads: usize,
+    lanes: [usize; 2],
+    rows: usize,
+    ahead: [usize; 2],
 }
 
 /// Compiles kernels for a device, and keeps them.
@@ -221,12 +239,21 @@ impl Kernels {
         self.tier == Tier::Matrix && matches!(kernel, Kernel::Many { .. })
     }
 
-    /// Rows and tokens of a workgroup of a product, heads and tokens of `wkv7_norm`.
+    /// Rows of a layout that a workgroup of a product has.
+    pub(super) fn rows(&self, kernel: &Kernel, layout: Layout) -> usize {
+        match kernel {
+            Kernel::Few { tokens, columns, act, .. } => {
+                let few = self.few(*tokens, *columns, *act);
+                few.threads / few.lanes[self.packed(layout)] * few.rows
+            }
+            _ => self.tile(kernel).0,
+        }
+    }
+
+    /// Rows and tokens of a workgroup of a product, but for [`Kernels::rows`], heads and tokens of `wkv7_norm`.
     pub(super) fn tile(&self, kernel: &Kernel) -> (usize, usize) {
         match kernel {
-            Kernel::Few { tokens, columns, .. } => {
-                (THREADS / self.row_lanes(*columns) * few_rows(*tokens), *tokens)
-            }
+            Kernel::Few { tokens, .. } => (1, *tokens),
             Kernel::Many { tile, .. } if self.tier == Tier::Matrix => {
                 (tile.matrix().rows, tile.matrix().tokens)
             }
@@ -236,10 +263,29 @@ impl Kernels {
         }
     }
 
-    /// Threads that share a row of `project_few`: they should have several chunks each.
-    fn row_lanes(&self, columns: usize) -> usize {
-        let most = self.lanes.min(if columns >= 8192 { 32 } else { 16 });
-        (columns / CHUNK / 2).max(1).next_power_of_two().min(most)
+    /// 1 if `project_few` takes rows of a layout in whole numbers, 0 if as floats.
+    fn packed(&self, layout: Layout) -> usize {
+        usize::from(self.tier >= Tier::Subgroup && !layout.is_float())
+    }
+
+    /// How `project_few` takes so many tokens and columns, as measured on an H100: see docs/kernels.md.
+    fn few(&self, tokens: usize, columns: usize, act: Option<u32>) -> Few {
+        let rows = if tokens == 1 { 1 } else { 2 };
+        let lanes = |most: usize| self.lanes.min(most).min((columns / CHUNK).next_power_of_two());
+        if self.tier == Tier::Plain {
+            return Few { threads: THREADS, lanes: [lanes(16); 2], rows, ahead: [2, 0] };
+        }
+        let wide = columns >= 8192;
+        // Products that are added have few rows.
+        let packed = lanes(if wide || act == Some(ADD) { 32 } else { 16 });
+        let ahead = [4 / rows, 1 + usize::from(wide)];
+        if columns < 2048 {
+            return Few { threads: THREADS, lanes: [lanes(16), packed], rows, ahead };
+        }
+        // Inputs are brought and packed for many rows at a time.
+        let most = self.device.limits().max_compute_invocations_per_workgroup as usize;
+        let values = lanes(if tokens > 2 { 16 } else { 32 });
+        Few { threads: most.min(20 * lanes(32)), lanes: [values, packed], rows, ahead }
     }
 
     /// Bytes of memory that a workgroup may have.
@@ -258,7 +304,9 @@ impl Kernels {
         // Threads of a part lie in one subgroup; a part is of whole vectors of four.
         let threads = |parts: usize| head_size / columns * parts;
         let fits = |parts: &usize| {
-            head_size.is_multiple_of(4 * parts) && *parts <= self.lanes && threads(*parts) <= THREADS
+            // One token alone waits for sums.
+            let most = self.lanes.min(if block == 1 { 4 } else { 8 });
+            head_size.is_multiple_of(4 * parts) && *parts <= most && threads(*parts) <= THREADS
         };
         let parts = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
         let threads = threads(parts);
@@ -295,36 +343,61 @@ impl Kernels {
         let job = include_str!("kernels/part/job.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
-        let (mut each, mut choice) = (vec![], ("", "", ""));
+        let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
         let entry = match kernel {
             Kernel::Embed { layout, width } => {
                 layouts = vec![*layout];
                 constants.push(("WIDTH", *width));
                 parts.extend([thread, sum, norm, include_str!("kernels/embed.wgsl")]);
-                each = vec![decode, include_str!("kernels/part/embed_row.wgsl")];
+                each = include_str!("kernels/part/embed_row.wgsl");
                 choice = ("embed_row", "t: Thread, row: u32, x: u32", "");
                 "embed"
             }
-            Kernel::Shift { width, mixes, keep } => {
+            Kernel::Shift { width, mixes, keep, alone } => {
                 constants.extend([("WIDTH", *width), ("MIXES", *mixes), ("KEEP", usize::from(*keep))]);
-                parts.extend([thread, sum, norm, store, include_str!("kernels/shift.wgsl")]);
-                "shift"
+                parts.extend([thread, sum, norm, store, include_str!("kernels/part/shift_params.wgsl")]);
+                let (entry, text) = match alone {
+                    true => ("shift_alone", include_str!("kernels/shift_alone.wgsl")),
+                    false => ("shift", include_str!("kernels/shift.wgsl")),
+                };
+                parts.push(text);
+                entry
             }
             Kernel::NormRows { width } => {
                 constants.push(("WIDTH", *width));
                 parts.extend([thread, sum, norm, store, include_str!("kernels/norm_rows.wgsl")]);
                 "norm_rows"
             }
-            Kernel::Few { layouts: of, tokens, columns } => {
+            Kernel::Few { layouts: of, tokens, columns, act } => {
                 layouts = of.clone();
-                let lanes = self.row_lanes(*columns);
-                // 9 vectors for each chunk.
-                let most = SEGMENT_BYTES / (9 * VECTOR * tokens);
-                let segment = most.min(columns / CHUNK).next_multiple_of(lanes) * CHUNK;
-                constants.extend([("LANES", lanes), ("ROWS", few_rows(*tokens)), ("TOKENS", *tokens)]);
-                constants.extend([("AHEAD", if *tokens > 2 { 1 } else { 2 }), ("SEGMENT", segment)]);
+                let few = self.few(*tokens, *columns, *act);
+                threads = few.threads;
+                // Those of floats are the first.
+                let values = layouts.iter().filter(|l| self.packed(**l) == 0).count();
+                constants.extend([("ROWS", few.rows), ("TOKENS", *tokens), ("VALUES", values)]);
+                constants.push(("ACT", act.unwrap_or(u32::MAX) as usize));
+                constants.extend([("LANES_values", few.lanes[0]), ("LANES_packed", few.lanes[1])]);
+                constants.extend([("AHEAD_values", few.ahead[0]), ("AHEAD_packed", few.ahead[1])]);
                 parts.extend([thread, store, job, include_str!("kernels/project_few.wgsl")]);
-                each = vec![include_str!("kernels/part/few_rows.wgsl")];
+                if subgroups {
+                    parts.push(include_str!("kernels/part/packed_inputs.wgsl"));
+                }
+                let segments = [0, 1].map(|kind| {
+                    let ((bytes, size), lanes) = (SEGMENT[kind], few.lanes[kind]);
+                    // Sums of the plain tier take a KiB.
+                    let most = bytes.min(self.room() - 1024) / size / tokens;
+                    let even = most / lanes * lanes;
+                    (columns / CHUNK).min(if even > 0 { even } else { most })
+                });
+                let vectors = layouts.iter().map(|l| self.packed(*l)).map(|i| SEGMENT[i].1 * segments[i]);
+                let vectors = vectors.max().expect("a product has a layout") / VECTOR * tokens;
+                constants.push(("TILE", vectors));
+                constants.extend([("SEGMENT_values", segments[0]), ("SEGMENT_packed", segments[1])]);
+                each = include_str!("kernels/part/few_rows.wgsl");
+                kinds = Some([
+                    ("values", include_str!("kernels/part/few_values.wgsl")),
+                    ("packed", include_str!("kernels/part/few_packed.wgsl")),
+                ]);
                 choice = ("rows", "t: Thread, job: Job, first: u32, token: u32", "Sums");
                 "project_few"
             }
@@ -336,7 +409,7 @@ impl Kernels {
                 threads = self.lanes * down * across;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
                 parts.extend([thread, store, job, include_str!("kernels/project_matrix.wgsl")]);
-                each = vec![include_str!("kernels/part/matrix_rows.wgsl")];
+                each = include_str!("kernels/part/matrix_rows.wgsl");
                 let parameters =
                     "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
                 choice = ("product", parameters, "");
@@ -350,17 +423,17 @@ impl Kernels {
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
                 parts.extend([thread, store, job, include_str!("kernels/project_many.wgsl")]);
-                each = vec![decode, include_str!("kernels/part/many_row.wgsl")];
+                each = include_str!("kernels/part/many_row.wgsl");
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
             }
-            Kernel::Wkv7 { head_size, block, split } => {
+            Kernel::Wkv7 { head_size, block, split, alone } => {
                 let (columns, own) = match split {
                     1 => (4, include_str!("kernels/part/wkv7_4.wgsl")),
                     _ => (2, include_str!("kernels/part/wkv7_2.wgsl")),
                 };
                 threads = self.head(*head_size, (columns, *block), &mut constants) / split;
-                constants.extend([("COLUMNS", columns), ("SPLIT", *split)]);
+                constants.extend([("COLUMNS", columns), ("SPLIT", *split), ("ALONE", usize::from(*alone))]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
@@ -418,10 +491,19 @@ impl Kernels {
             body += include_str!("kernels/part/formats.wgsl");
             for layout in &layouts {
                 body += layout.source();
-                if entry == "project_matrix" {
-                    body += &layout.halves().replace("FORMAT", layout.name());
+                let mut text = String::new();
+                if !layout.is_float() {
+                    text += decode;
                 }
-                each.iter().for_each(|part| body += &part.replace("FORMAT", layout.name()));
+                if entry == "project_matrix" {
+                    text += layout.halves();
+                }
+                text += each;
+                if let Some(kinds) = kinds {
+                    let (kind, part) = kinds[self.packed(*layout)];
+                    text = (text + part).replace("KIND", kind);
+                }
+                body += &text.replace("FORMAT", layout.name());
             }
             let (name, parameters, result) = choice;
             body += &choose(name, parameters, result, &layouts);
@@ -431,11 +513,6 @@ impl Kernels {
         }
         (entry, head + &unroll(body, &constants))
     }
-}
-
-/// Rows of a thread of `project_few`.
-fn few_rows(tokens: usize) -> usize {
-    if tokens == 1 { 1 } else { 2 }
 }
 
 /// A function that calls the one of the layout of its job.

@@ -134,28 +134,30 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
         Layout::Q4K => blocks(row, 144, out, 144, |block, out| {
             out[..16].copy_from_slice(&block[..16]);
             for (q, out) in block[16..].as_chunks::<32>().0.iter().zip(out[16..].as_chunks_mut::<32>().0) {
-                let (low, high) = out.split_at_mut(16);
-                words(q, low);
-                words(&q.map(|q| q >> 4), high);
+                for i in 0..16 {
+                    let (a, b) = (q[order(i)], q[16 + order(i)]);
+                    (out[i], out[16 + i]) = (a & 15 | b << 4, a >> 4 | b & 0xf0);
+                }
             }
         }),
         Layout::Q8_0 => {
             let (codes, scales) = out.split_at_mut(row.len() / 34 * 32);
             blocks(row, 34, codes, 32, |block, out| {
-                out.iter_mut().zip(&block[2..]).for_each(|(to, q)| *to = q ^ 0x80);
+                out.iter_mut().enumerate().for_each(|(i, to)| *to = block[2 + order(i)] ^ 0x80);
             });
             blocks(row, 34, scales, 2, |block, out| out.copy_from_slice(&block[..2]));
         }
         Layout::Q4_0 => {
             let (codes, scales) = out.split_at_mut(row.len() / 18 * 16);
-            blocks(row, 18, codes, 16, |block, out| words(&codes_of::<q4_0::Block>(block, 8)[0], out));
+            blocks(row, 18, codes, 16, |block, out| nibbles(&codes_of::<q4_0::Block>(block, 8)[0], out));
             blocks(row, 18, scales, 2, |block, out| out.copy_from_slice(&block[..2]));
         }
         Layout::Q5K => blocks(row, 176, out, 176, |block, out| {
             out[..16].copy_from_slice(&block[..16]);
             for (c, q) in codes_of::<q5_k::Block>(block, 0).iter().enumerate() {
-                let fifth = q.iter().enumerate().fold(0_u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
-                out[16 + 4 * c..][..4].copy_from_slice(&fifth.to_le_bytes());
+                for (i, q) in q.iter().enumerate() {
+                    out[16 + 4 * c + order(i) % 4] |= q >> 4 << (i / 4);
+                }
                 nibbles(q, &mut out[48 + 16 * c..][..16]);
             }
         }),
@@ -164,9 +166,9 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
             blocks(row, 210, codes, 208, |block, out| {
                 for (c, q) in codes_of::<q6_k::Block>(block, 32).iter().enumerate() {
                     nibbles(q, &mut out[16 * c..][..16]);
-                    let high =
-                        q.iter().enumerate().fold(0_u64, |bits, (i, q)| bits | u64::from(q >> 4) << (2 * i));
-                    out[128 + 8 * c..][..8].copy_from_slice(&high.to_le_bytes());
+                    for (i, q) in q.iter().enumerate() {
+                        out[128 + 8 * c + i / 16 * 4 + order(i) % 4] |= q >> 4 << (i % 16 / 4 * 2);
+                    }
                 }
                 out[192..].copy_from_slice(&block[192..208]);
             });
@@ -189,23 +191,15 @@ fn codes_of<Q: Quant>(block: &[u8], bias: u8) -> [[u8; CHUNK]; 8] {
     codes.map(|chunk| chunk.map(|q| q.wrapping_add(bias)))
 }
 
-/// The low halves of 32 codes.
-fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
-    out.iter_mut().zip(q.as_chunks::<2>().0).for_each(|(to, [a, b])| *to = a & 15 | b << 4);
+/// Where the value stands that comes at a place: of four neighbours 0, 2, 1, 3, so that both four bytes of a word and the two
+/// 16 bits apart, which matrix units take, are neighbours.
+fn order(i: usize) -> usize {
+    i & !3 | (i & 1) << 1 | (i >> 1) & 1
 }
 
-/// The low halves of 32 codes, of 8 in a word the even ones in its lower half: shifted by 4 bits at a time, a word gives
-/// pairs of neighbours.
-fn words(q: &[u8; CHUNK], out: &mut [u8]) {
-    for (q, out) in q.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<4>().0) {
-        let half = |q: u64| {
-            let two = q & 0x000f_000f_000f_000f;
-            let two = two | two >> 12;
-            (two & 0xff | two >> 24 & 0xff00) as u32
-        };
-        let q = u64::from_le_bytes(*q);
-        *out = (half(q) | half(q >> 8) << 16).to_le_bytes();
-    }
+/// The low halves of 32 codes: the first 16 in the low halves of bytes.
+fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
+    out.iter_mut().enumerate().for_each(|(i, to)| *to = q[order(i)] & 15 | q[16 + order(i)] << 4);
 }
 
 /// Whether rows are in the file as they lie in the GPU's memory.
@@ -221,7 +215,7 @@ fn codes<Q: Quant>(row: &[u8], out: &mut [u8]) {
         // SAFETY: portable bytes need no instructions.
         unsafe { block.unpack::<Portable>(&mut codes, &mut scale, &mut offset) };
         for (c, out) in out.chunks_exact_mut(3 * VECTOR).enumerate() {
-            out[..CHUNK].copy_from_slice(&codes[c]);
+            out[..CHUNK].iter_mut().enumerate().for_each(|(i, to)| *to = codes[c][order(i)]);
             for half in 0..2 {
                 let group = (CHUNK * c + 16 * half) / Q::GROUP;
                 let to = &mut out[CHUNK + 8 * half..][..8];

@@ -185,6 +185,8 @@ pub(crate) struct Batch<'a> {
     submission: Option<wgpu::SubmissionIndex>,
     tokens: usize,
     sequences: usize,
+    /// Whether every sequence has one token.
+    alone: bool,
     choices: &'a [Choice],
     /// What the submitted operations choose.
     chosen: Option<Arc<Chosen>>,
@@ -604,7 +606,8 @@ impl Gpu {
         let (at, count) = b.copies;
         if count > 0 {
             let size = b.memory.pool.as_ref().expect("made when the batch began").size;
-            self.dispatch(b, usize::MAX, &Kernel::CopyState, &[at, size as u32], (64, count));
+            let groups = size.div_ceil(8 * Kernel::THREADS).min(1 << 12);
+            self.dispatch(b, usize::MAX, &Kernel::CopyState, &[at, size as u32], (groups, count));
         }
     }
 
@@ -620,7 +623,8 @@ impl Gpu {
         let apart = |(job, piece): &(&Job<'_>, &Piece)| {
             (piece.buffer, tokens >= MANY && self.info.tier == Tier::Matrix && job.w.layout.is_float())
         };
-        pieces.sort_by_key(apart);
+        // Rows of floats take the longest, and begin first.
+        pieces.sort_by_key(|of| (apart(of), (tokens <= FEW).then_some(of.0.w.layout)));
         let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
         for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
@@ -628,8 +632,9 @@ impl Gpu {
             layouts.dedup();
             let columns = together.iter().map(|(job, _)| padded(job.w.columns)).max().unwrap_or(0);
             let (kernel, splits) = if tokens <= FEW {
+                let act = if let [(job, _)] = together { Some(job.act) } else { None };
                 let tokens = tokens.next_power_of_two();
-                (Kernel::Few { layouts: layouts.clone(), tokens, columns }, 1)
+                (Kernel::Few { layouts: layouts.clone(), tokens, columns, act }, 1)
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
                 let (_, room) = self.parts(b);
@@ -671,7 +676,7 @@ impl Gpu {
                     job.other.map_or(0, |acts| acts.padded as u32),
                     job.before.map_or(0, |acts| self.place(b, acts) + first),
                 ]);
-                groups += piece.rows.div_ceil(rows_of_group);
+                groups += piece.rows.div_ceil(self.kernels.rows(&kernel, w.layout));
             }
             let jobs = &b.recording.table[at as usize..];
             let firsts = jobs.chunks_exact(JOB).map(|job| job[0]).chain([u32::MAX; JOBS]);
@@ -745,7 +750,8 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Activations of products beyond [`Act`], as `part/job.wgsl` numbers them.
+/// Activations of products as `part/job.wgsl` numbers them: [`Act::Add`], and those beyond [`Act`].
+const ADD: u32 = 4;
 const DECAY: u32 = 5;
 const GATE: u32 = 6;
 const RESIDUAL: u32 = 7;
@@ -757,7 +763,7 @@ fn number(act: Act) -> u32 {
         Act::Tanh => 1,
         Act::Sigmoid => 2,
         Act::SquaredRelu => 3,
-        Act::Add => 4,
+        Act::Add => ADD,
     }
 }
 
@@ -771,7 +777,7 @@ impl Ahead {
                 && Arc::strong_count(slot) == 2
                 && slot.index() == *place
         };
-        chunk.tokens.len() == chunk.seqs.len()
+        chunk.seqs.iter().all(|seq| seq.len == 1)
             && chunk.coming.is_empty()
             && self.slots.len() == chunk.seqs.len()
             && self.like.choices == chunk.choices.len()

@@ -147,7 +147,8 @@ impl Ops for Gpu {
             table.extend(copies.iter().flatten().map(|slot| slot.index()));
             (Recording { encoder: Some(encoder), table, ..Recording::default() }, slots, copies)
         };
-        let may_follow = tokens == sequences && chunk.coming.is_empty() && self.profile.is_none();
+        let alone = chunk.seqs.iter().all(|seq| seq.len == 1);
+        let may_follow = alone && chunk.coming.is_empty() && self.profile.is_none();
         let like = may_follow
             .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec), choices: chunk.choices.len() });
         Ok(Batch {
@@ -160,6 +161,7 @@ impl Ops for Gpu {
             submission: None,
             tokens,
             sequences,
+            alone,
             choices: chunk.choices,
             chosen: None,
             tokens_at,
@@ -316,12 +318,14 @@ impl Ops for Gpu {
             y[0].padded as u32,
             self.place(b, h),
         ];
+        let (mixes, keep) = (mixes.len(), h.kind == Kind::Stream);
+        let kernel = Kernel::Shift { width: x.width, mixes, keep, alone: b.alone };
         self.dispatch(
             b,
             usize::MAX,
-            &Kernel::Shift { width: x.width, mixes: mixes.len(), keep: h.kind == Kind::Stream },
+            &kernel,
             &params,
-            (b.tokens, 1),
+            (b.tokens, if b.alone { x.width.div_ceil(Kernel::THREADS) } else { 1 }),
         );
     }
 
@@ -392,7 +396,7 @@ impl Ops for Gpu {
             _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => (16, 2),
             _ => (16, 1),
         };
-        let kernel = Kernel::Wkv7 { head_size, block, split };
+        let kernel = Kernel::Wkv7 { head_size, block, split, alone: b.alone };
         self.dispatch(b, usize::MAX, &kernel, &params, (heads * split, b.sequences));
         if split > 1 {
             let kernel = Kernel::Wkv7Norm { head_size };

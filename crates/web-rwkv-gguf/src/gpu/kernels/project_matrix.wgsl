@@ -33,11 +33,11 @@ fn halves_of(w: u32) -> vec2<f16> {
     return vec2<f16>(unpack2x16float(w));
 }
 
-/// Values d q + m of 8 codes q of 4 bits: bits put into the mantissa of 1024, which make 1024 + q or 1024 + 16 q.
+/// Values d q + m of 8 codes q of 4 bits, those in the low halves of bytes and in the high: bits put into the mantissa of 1024, which make 1024 + q or 1024 + 16 q.
 fn nibble_halves(w: u32, d: f16, m: f16) -> array<vec4<f16>, 2> {
     let q0 = halves_of((w & 0x000f000fu) | 0x64006400u) - vec2(1024.0h);
     let q1 = halves_of((w & 0x00f000f0u) | 0x64006400u) * 0.0625h - vec2(64.0h);
     let q2 = halves_of(((w >> 8u) & 0x000f000fu) | 0x64006400u) - vec2(1024.0h);
     let q3 = halves_of(((w >> 8u) & 0x00f000f0u) | 0x64006400u) * 0.0625h - vec2(64.0h);
-    return array(vec4(q0, q1) * d + m, vec4(q2, q3) * d + m);
+    return array(vec4(q0, q2) * d + m, vec4(q1, q3) * d + m);
 }

@@ -1,22 +1,6 @@
 // h = norm(x), then for each of several mixes y = h + m (h₋₁ − h); a workgroup for each token, a thread for every
-// THREADS-th channel. The first token of a sequence takes h₋₁ from the state, and puts the h of the last one there. KEEP says whether h itself is wanted.
-
-struct Params {
-    sequences: u32, // in the table
-    sequence_of: u32, // in the table, for each token
-    x: u32,
-    weight: u32,
-    bias: u32,
-    eps: f32,
-    state: u32, // of this shift, in a slot
-    slot: u32, // size
-    mix: u32, // the first of the mixes
-    mix_stride: u32,
-    y: u32, // the first of the results
-    y_stride: u32,
-    y_width: u32,
-    h: u32,
-}
+// THREADS-th channel. The first token of a sequence takes h₋₁ from the state, and puts the h of the last one
+// there. KEEP says whether h itself is wanted.
 
 @compute @workgroup_size(THREADS)
 fn shift(b: Builtins) {

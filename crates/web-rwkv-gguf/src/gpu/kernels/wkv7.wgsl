@@ -7,6 +7,8 @@
 // y = (norm(y) + (Σ r k r_k) v) g
 //
 // (S kk)(kk a)ᵀ is computed as (S u)(u a)ᵀ / ‖u‖².
+//
+// ALONE says that every sequence has one token.
 
 /// Rows of a thread.
 const J: u32 = N / PARTS;
@@ -40,8 +42,12 @@ fn wkv7(b: Builtins) {
     let head = b.workgroup.x / SPLIT * N;
     let share = b.workgroup.x % SPLIT * (N / SPLIT);
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
-    let start = table[sequence + 1u];
-    let len = table[sequence + 2u];
+    var start = b.workgroup.y;
+    var len = 1u;
+    if ALONE == 0u {
+        start = table[sequence + 1u];
+        len = table[sequence + 2u];
+    }
     if len == 0u {
         return;
     }

@@ -1,5 +1,7 @@
 // F16: 64 bytes are a chunk.
 alias Raw_f16 = array<vec4<u32>, 4>;
+alias Unit_f16 = vec4<u32>;
+const UNITS_f16: u32 = 4u;
 
 fn fetch_f16(row: u32, chunk: u32, columns: u32) -> Raw_f16 {
     var raw: Raw_f16;
@@ -9,15 +11,20 @@ fn fetch_f16(row: u32, chunk: u32, columns: u32) -> Raw_f16 {
     return raw;
 }
 
-fn codes_f16(raw: Raw_f16) -> Chunk {
+fn decode_f16(raw: Raw_f16, chunk: u32) -> Chunk {
     var v: Chunk;
     for (var i = 0u; i < 4u; i++) {
-        v[2u * i] = vec4(unpack2x16float(raw[i].x), unpack2x16float(raw[i].y));
-        v[2u * i + 1u] = vec4(unpack2x16float(raw[i].z), unpack2x16float(raw[i].w));
+        let two = values_f16(raw[i], i);
+        v[2u * i] = two[0];
+        v[2u * i + 1u] = two[1];
     }
     return v;
 }
 
-fn factors_f16(raw: Raw_f16, chunk: u32) -> vec4<f32> {
-    return ONE;
+fn unit_f16(row: u32, i: u32, columns: u32) -> Unit_f16 {
+    return weights[row + i];
+}
+
+fn values_f16(w: Unit_f16, i: u32) -> array<vec4<f32>, 2> {
+    return array(vec4(unpack2x16float(w.x), unpack2x16float(w.y)), vec4(unpack2x16float(w.z), unpack2x16float(w.w)));
 }

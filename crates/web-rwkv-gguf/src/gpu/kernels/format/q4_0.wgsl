@@ -9,16 +9,14 @@ fn fetch_q4_0(row: u32, chunk: u32, columns: u32) -> Raw_q4_0 {
 }
 
 fn codes_q4_0(raw: Raw_q4_0) -> Chunk {
-    var v: Chunk;
-    for (var j = 0u; j < 4u; j++) {
-        let q = nibbles(raw.codes[j]);
-        v[2u * j] = q[0];
-        v[2u * j + 1u] = q[1];
-    }
-    return v;
+    return nibbles(raw.codes);
 }
 
 fn factors_q4_0(raw: Raw_q4_0, chunk: u32) -> vec4<f32> {
+    return from_one(packed_q4_0(raw, chunk).factors, 16.0);
+}
+
+fn packed_q4_0(raw: Raw_q4_0, chunk: u32) -> Packed {
     let d = raw.scale;
-    return from_one(vec4(d, -8.0 * d, d, -8.0 * d), 16.0);
+    return packed_nibbles(raw.codes, vec4(d, -8.0 * d, d, -8.0 * d));
 }

@@ -10,15 +10,13 @@ fn fetch_q4_k(row: u32, chunk: u32, columns: u32) -> Raw_q4_k {
 }
 
 fn codes_q4_k(raw: Raw_q4_k) -> Chunk {
-    var v: Chunk;
-    for (var j = 0u; j < 4u; j++) {
-        let q = nibbles(raw.codes[j]);
-        v[2u * j] = q[0];
-        v[2u * j + 1u] = q[1];
-    }
-    return v;
+    return nibbles(raw.codes);
 }
 
 fn factors_q4_k(raw: Raw_q4_k, chunk: u32) -> vec4<f32> {
     return from_one(k_factors(raw.head, chunk % 8u), 16.0);
+}
+
+fn packed_q4_k(raw: Raw_q4_k, chunk: u32) -> Packed {
+    return packed_nibbles(raw.codes, k_factors(raw.head, chunk % 8u));
 }

@@ -1,5 +1,5 @@
-// Q5_K: for 256 values the 16 bytes of scales of the file, a word of fifth bits for each chunk (bit i for value i), then
-// 16 bytes of low bits for each.
+// Q5_K: for 256 values the 16 bytes of scales of the file, a word of fifth bits for each chunk (bit i of byte j for value
+// 4i + j), then 16 bytes of low bits for each.
 struct Raw_q5_k {
     head: vec4<u32>,
     codes: vec4<u32>,
@@ -13,15 +13,17 @@ fn fetch_q5_k(row: u32, chunk: u32, columns: u32) -> Raw_q5_k {
 }
 
 fn codes_q5_k(raw: Raw_q5_k) -> Chunk {
-    var v: Chunk;
-    for (var i = 0u; i < 8u; i++) {
-        let low = (vec4(raw.codes[i / 2u] >> (16u * (i % 2u))) >> vec4(0u, 4u, 8u, 12u)) & vec4(15u);
-        let high = (vec4(raw.fifth >> (4u * i)) >> vec4(0u, 1u, 2u, 3u)) & vec4(1u);
-        v[i] = mantissa((low | (high << vec4(4u))) << vec4(15u), 0x007f8000u);
-    }
-    return v;
+    return unpacked(packed_q5_k(raw, 0u));
 }
 
 fn factors_q5_k(raw: Raw_q5_k, chunk: u32) -> vec4<f32> {
     return from_one(k_factors(raw.head, chunk % 8u), 256.0);
+}
+
+fn packed_q5_k(raw: Raw_q5_k, chunk: u32) -> Packed {
+    var p = packed_nibbles(raw.codes, k_factors(raw.head, chunk % 8u));
+    let fifth = vec4(raw.fifth) >> vec4(0u, 1u, 2u, 3u);
+    p.first |= (fifth & vec4(0x01010101u)) << vec4(4u);
+    p.last |= fifth & vec4(0x10101010u);
+    return p;
 }

@@ -21,3 +21,8 @@ fn factors_q8_0(raw: Raw_q8_0, chunk: u32) -> vec4<f32> {
     let d = raw.scale;
     return from_one(vec4(d, -128.0 * d, d, -128.0 * d), 256.0);
 }
+
+fn packed_q8_0(raw: Raw_q8_0, chunk: u32) -> Packed {
+    const TOP = vec4(0x80808080u);
+    return Packed(raw.codes[0] ^ TOP, raw.codes[1] ^ TOP, vec4(raw.scale, 0.0, raw.scale, 0.0));
+}

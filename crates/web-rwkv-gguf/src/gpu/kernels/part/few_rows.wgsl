@@ -1,36 +1,37 @@
 
 /// The part of a thread of the sums of ROWS rows and TOKENS tokens.
 fn rows_FORMAT(t: Thread, job: Job, first: u32, token: u32) -> Sums {
-    let chunks = job.columns / 32u;
-    let lane = t.index % LANES;
+    let units = job.columns / 32u * UNITS_FORMAT;
+    let segment = SEGMENT_KIND * UNITS_FORMAT;
+    let lane = t.index % LANES_KIND;
     var sums: Sums;
-    for (var begin = 0u; begin < chunks; begin += SEGMENT_CHUNKS) {
-        let end = min(begin + SEGMENT_CHUNKS, chunks);
+    for (var begin = 0u; begin < units; begin += segment) {
+        let end = min(begin + segment, units);
         if begin > 0u {
             workgroupBarrier();
         }
-        var raw: array<array<Raw_FORMAT, ROWS>, AHEAD>;
-        for (var u = 0u; u < AHEAD; u++) {
+        var next: array<array<Unit_FORMAT, ROWS>, AHEAD_KIND>;
+        for (var u = 0u; u < AHEAD_KIND; u++) {
             for (var r = 0u; r < ROWS; r++) {
-                raw[u][r] = fetch_row_FORMAT(job, first + r, min(begin + lane + u * LANES, end - 1u));
+                next[u][r] = row_unit_FORMAT(job, first + r, min(begin + lane + u * LANES_KIND, end - 1u));
             }
         }
-        load_inputs(t, job, token, begin, end);
+        load_KIND(t, job, token, begin / UNITS_FORMAT, end / UNITS_FORMAT);
         workgroupBarrier();
-        for (var c = begin + lane; c < end; c += LANES * AHEAD) {
-            for (var u = 0u; u < AHEAD; u++) {
-                let chunk = c + u * LANES;
-                if chunk < end {
+        for (var c = begin + lane; c < end; c += LANES_KIND * AHEAD_KIND) {
+            for (var u = 0u; u < AHEAD_KIND; u++) {
+                let unit = c + u * LANES_KIND;
+                if unit < end {
                     for (var r = 0u; r < ROWS; r++) {
-                        let w = codes_FORMAT(raw[u][r]);
-                        let f = factors_FORMAT(raw[u][r], chunk);
+                        let raw = next[u][r];
+                        if unit + LANES_KIND * AHEAD_KIND < end {
+                            next[u][r] = row_unit_FORMAT(job, first + r, unit + LANES_KIND * AHEAD_KIND);
+                        }
+                        let products = products_FORMAT(raw, unit, unit - begin);
                         for (var i = 0u; i < TOKENS; i++) {
-                            sums[r][i] += dot_chunk(w, f, (i * SEGMENT_CHUNKS + chunk - begin) * PITCH);
+                            sums[r][i] += products[i];
                         }
                     }
-                }
-                for (var r = 0u; r < ROWS; r++) {
-                    raw[u][r] = fetch_row_FORMAT(job, first + r, min(chunk + LANES * AHEAD, end - 1u));
                 }
             }
         }
@@ -38,6 +39,6 @@ fn rows_FORMAT(t: Thread, job: Job, first: u32, token: u32) -> Sums {
     return sums;
 }
 
-fn fetch_row_FORMAT(job: Job, row: u32, chunk: u32) -> Raw_FORMAT {
-    return fetch_FORMAT(job.weights + min(row, job.rows - 1u) * job.stride, chunk, job.columns);
+fn row_unit_FORMAT(job: Job, row: u32, i: u32) -> Unit_FORMAT {
+    return unit_FORMAT(job.weights + min(row, job.rows - 1u) * job.stride, i, job.columns);
 }

@@ -1,11 +1,16 @@
-// What formats are taken apart with. A format has the bytes of a chunk (`Raw_…`), which are fetched from a row; codes of
-// them, as numbers; and factors: value = code · scale + offset, for 16 values x · + y, for the other 16 z · + w.
+// What formats are taken apart with. A format has the bytes of a chunk (`Raw_…`), which are fetched from a row. One of floats
+// gives their values, also those of a vector (a unit). One of blocks gives codes as numbers, with factors: value = code ·
+// scale + offset, for 16 values x · + y, for the other 16 z · + w; and codes as bytes, with factors for those.
 
 /// A chunk: 32 neighbours of a row.
 alias Chunk = array<vec4<f32>, 8>;
 
-/// The factors of formats whose codes are values.
-const ONE: vec4<f32> = vec4(1.0, 0.0, 1.0, 0.0);
+/// The codes of a chunk as signed bytes, four neighbours in a word, as 0 2 1 3, and their factors.
+struct Packed {
+    first: vec4<u32>,
+    last: vec4<u32>,
+    factors: vec4<f32>,
+}
 
 /// The f16 number i from `at` on.
 fn half_at(at: u32, i: u32) -> f32 {
@@ -18,16 +23,35 @@ fn mantissa(q: vec4<u32>, mask: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>((q & vec4(mask)) | vec4(0x3f800000u));
 }
 
-/// Codes of 4 bits, as 1 + q / 16: word j has values 8j to 8j + 7, the even ones in its lower half.
-fn nibbles(w: u32) -> array<vec4<f32>, 2> {
-    let first = vec4(w << 19u, w << 3u, w << 15u, w >> 1u);
-    let last = vec4(w << 11u, w >> 5u, w << 7u, w >> 9u);
-    return array(mantissa(first, 0x00780000u), mantissa(last, 0x00780000u));
+/// Codes of 4 bits, as 1 + q / 16: word j has values 4j to 4j + 3 in the low halves of its bytes, as 0 2 1 3, and those from
+/// 16 + 4j on in the high.
+fn nibbles(w: vec4<u32>) -> Chunk {
+    var v: Chunk;
+    for (var j = 0u; j < 4u; j++) {
+        v[j] = mantissa(vec4(w[j] << 19u, w[j] << 3u, w[j] << 11u, w[j] >> 5u), 0x00780000u);
+        v[j + 4u] = mantissa(vec4(w[j] << 15u, w[j] >> 1u, w[j] << 7u, w[j] >> 9u), 0x00780000u);
+    }
+    return v;
+}
+
+/// The same as bytes.
+fn packed_nibbles(w: vec4<u32>, factors: vec4<f32>) -> Packed {
+    return Packed(w & vec4(0x0f0f0f0fu), (w >> vec4(4u)) & vec4(0x0f0f0f0fu), factors);
+}
+
+/// Codes of bytes without a sign, as 1 + q / 256.
+fn unpacked(p: Packed) -> Chunk {
+    var v: Chunk;
+    for (var j = 0u; j < 4u; j++) {
+        v[j] = bytes(p.first[j]);
+        v[j + 4u] = bytes(p.last[j]);
+    }
+    return v;
 }
 
 /// Codes of 8 bits without a sign, as 1 + q / 256.
 fn bytes(w: u32) -> vec4<f32> {
-    return mantissa(vec4(w << 15u, w << 7u, w >> 1u, w >> 9u), 0x007f8000u);
+    return mantissa(vec4(w << 15u, w >> 1u, w << 7u, w >> 9u), 0x007f8000u);
 }
 
 /// Factors for codes q from those for 1 + q / n.

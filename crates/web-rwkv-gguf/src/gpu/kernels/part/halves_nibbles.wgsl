@@ -5,8 +5,8 @@ fn halves_FORMAT(raw: Raw_FORMAT, chunk: u32) -> Halves {
     var v: Halves;
     for (var j = 0u; j < 4u; j++) {
         let eight = nibble_halves(raw.codes[j], f16(f.x / 16.0), f16(f.x + f.y));
-        v[2u * j] = eight[0];
-        v[2u * j + 1u] = eight[1];
+        v[j] = eight[0];
+        v[j + 4u] = eight[1];
     }
     return v;
 }

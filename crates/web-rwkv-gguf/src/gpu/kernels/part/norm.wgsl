@@ -11,15 +11,8 @@ fn load_acts(t: Thread, at: u32) -> Row {
     return row;
 }
 
-/// `(x − mean) / √(var + eps) · weight + bias`
-fn normed(t: Thread, x: Row) -> Row {
-    var weight: Row;
-    var bias: Row;
-    for (var k = 0u; k < PER_THREAD; k++) {
-        let c = min(t.index + k * THREADS, WIDTH - 1u);
-        weight[k] = vectors[p.weight + c];
-        bias[k] = vectors[p.bias + c];
-    }
+/// `mean, 1 / √(var + eps)`
+fn statistics(t: Thread, x: Row) -> vec2<f32> {
     var sum = 0.0;
     for (var k = 0u; k < PER_THREAD; k++) {
         sum += select(0.0, x[k], t.index + k * THREADS < WIDTH);
@@ -29,10 +22,22 @@ fn normed(t: Thread, x: Row) -> Row {
     for (var k = 0u; k < PER_THREAD; k++) {
         squares += select(0.0, (x[k] - mean) * (x[k] - mean), t.index + k * THREADS < WIDTH);
     }
-    let scale = inverseSqrt(workgroup_sum(t, THREADS, squares) / f32(WIDTH) + p.eps);
+    return vec2(mean, inverseSqrt(workgroup_sum(t, THREADS, squares) / f32(WIDTH) + p.eps));
+}
+
+/// `(x − mean) / √(var + eps) · weight + bias`
+fn normed(t: Thread, x: Row) -> Row {
+    var weight: Row;
+    var bias: Row;
+    for (var k = 0u; k < PER_THREAD; k++) {
+        let c = min(t.index + k * THREADS, WIDTH - 1u);
+        weight[k] = vectors[p.weight + c];
+        bias[k] = vectors[p.bias + c];
+    }
+    let q = statistics(t, x);
     var y: Row;
     for (var k = 0u; k < PER_THREAD; k++) {
-        y[k] = (x[k] - mean) * scale * weight[k] + bias[k];
+        y[k] = (x[k] - q.x) * q.y * weight[k] + bias[k];
     }
     return y;
 }
