@@ -187,6 +187,8 @@ pub(crate) struct Batch<'a> {
     sequences: usize,
     /// Whether every sequence has one token.
     alone: bool,
+    /// Whether the device has nothing to do while the chunk is recorded.
+    idle: bool,
     choices: &'a [Choice],
     /// What the submitted operations choose.
     chosen: Option<Arc<Chosen>>,
@@ -424,7 +426,8 @@ impl Gpu {
             profile.stamp(pass, timed.len());
         }
         b.recording.dispatches += 1;
-        if BEGIN.contains(&b.recording.dispatches) && b.submission.is_none() && self.profile.is_none() {
+        let begins = BEGIN.contains(&b.recording.dispatches) && b.idle;
+        if begins && b.submission.is_none() && self.profile.is_none() {
             b.recording.pass = None;
             let encoder = b.recording.encoder.take().expect("a pass has one");
             self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&b.recording.table));

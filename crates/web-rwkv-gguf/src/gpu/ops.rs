@@ -162,6 +162,7 @@ impl Ops for Gpu {
             tokens,
             sequences,
             alone,
+            idle: chunk.coming.is_empty(),
             choices: chunk.choices,
             chosen: None,
             tokens_at,
