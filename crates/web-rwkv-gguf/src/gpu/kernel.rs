@@ -109,7 +109,7 @@ const THREADS: usize = Kernel::THREADS;
 /// Rows and tokens of a workgroup of `project_many`.
 const TILE: (usize, usize) = (64, 64);
 /// Bytes of inputs that a workgroup of `project_few` holds, and of each chunk: of floats, and packed.
-const SEGMENT: [(usize, usize); 2] = [(19 << 10, 9 * VECTOR), (26 << 10, 5 * VECTOR)];
+const SEGMENT: [(usize, usize); 2] = [(14 << 10, 9 * VECTOR), (26 << 10, 5 * VECTOR)];
 
 /// Tokens of a workgroup of `finish_parts`.
 const FINISHED: usize = 4;
