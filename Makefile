@@ -11,7 +11,7 @@ PIP := $(VENV)/bin/pip install -q --disable-pip-version-check
 # What cargo builds of the command and the module; all of it if empty.
 FEATURES ?=
 
-.PHONY: demo command test training-test lint bench accuracy witness python
+.PHONY: demo command test neon training-test lint bench accuracy witness python
 
 # Without GPUs and the client of the Hugging Face hub, of which there is most to compile: it is ready in minutes.
 demo: LIGHT := FEATURES=--no-default-features
@@ -35,6 +35,13 @@ test: witness python
 	$(VENV)/bin/pytest -q -rs crates/web-rwkv-cli
 	cd email-agent && $(CURDIR)/$(VENV)/bin/pytest -q -rs
 	cd training && $(CURDIR)/$(VENV)/bin/pytest -q -rs
+
+# The CPU's kernels for aarch64, emulated. Needs Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static,
+# and `rustup target add aarch64-unknown-linux-gnu`.
+neon:
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu" \
+	cargo test --locked --target aarch64-unknown-linux-gnu -p web-rwkv-gguf --no-default-features --lib cpu::
 
 # All tests of training/; those that train need PyTorch, several GB, which has an environment of its own.
 training-test: python

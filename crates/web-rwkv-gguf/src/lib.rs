@@ -50,7 +50,8 @@ mod generate;
 mod gpu;
 mod importance;
 pub mod load;
-#[cfg(all(test, feature = "gpu"))]
+#[cfg(test)]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // the CPU's cases only compare
 mod lockstep;
 mod model;
 mod ops;
