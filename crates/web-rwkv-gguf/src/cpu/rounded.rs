@@ -216,8 +216,8 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                     let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
                     put(&mut self.scale, at, [scale; 3]);
                     put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
-                    put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
                     if n == 1 && I::PER == 2 {
+                        put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
                         V::arrange(&mut codes);
                     }
                 }
