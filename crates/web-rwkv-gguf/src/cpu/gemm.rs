@@ -14,7 +14,7 @@ use super::{
     level::{Kernel, Vector},
     lines::Lines,
     math::Fast,
-    rounded::tile,
+    rounded::tiles,
     scalar,
 };
 
@@ -76,21 +76,11 @@ impl Kernel for Panel<'_> {
                     let end = tokens.min(chunk + CHUNK);
                     for r in (0..rows).step_by(width) {
                         let w = &panel[r * DEPTH..][..depth * width];
-                        let mut t = chunk;
-                        while t < end {
-                            let n = tile(end - t, V::TOKENS);
-                            let x = &x.data[t * x.width + k..];
-                            let sums = &mut sums[t * PANEL + r..];
-                            let (stride, first) = (self.x.width, k == 0);
-                            match n {
-                                12 => V::call(Tile::<12> { w, x, stride, sums, first }),
-                                6 => V::call(Tile::<6> { w, x, stride, sums, first }),
-                                4 => V::call(Tile::<4> { w, x, stride, sums, first }),
-                                2 => V::call(Tile::<2> { w, x, stride, sums, first }),
-                                _ => V::call(Tile::<1> { w, x, stride, sums, first }),
-                            }
-                            t += n;
-                        }
+                        let (stride, first) = (x.width, k == 0);
+                        tiles!([12, 6, 4, 2] of V::TOKENS, chunk..end, |t, N| {
+                            let (x, sums) = (&x.data[t * stride + k..], &mut sums[t * PANEL + r..]);
+                            V::call(Tile::<N> { w, x, stride, sums, first });
+                        });
                     }
                 }
             }

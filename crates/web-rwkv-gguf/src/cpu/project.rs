@@ -15,7 +15,7 @@ use super::{
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
-    rounded::{Integers, Pairs, Quads, Rounded, tile},
+    rounded::{Integers, Pairs, Quads, Rounded, tiles},
     scalar,
 };
 
@@ -182,37 +182,6 @@ impl Kernel for Run<'_> {
     }
 }
 
-/// Runs `$kernel` for each tile of `$n` tokens from `$t`, at most `$most`.
-macro_rules! tiles {
-    ($most:expr, $tokens:expr, |$t:ident, $n:ident| $kernel:expr) => {
-        let mut $t = 0;
-        while $t < $tokens {
-            $t += match tile($tokens - $t, $most) {
-                6 => {
-                    const $n: usize = 6;
-                    $kernel;
-                    $n
-                }
-                4 => {
-                    const $n: usize = 4;
-                    $kernel;
-                    $n
-                }
-                2 => {
-                    const $n: usize = 2;
-                    $kernel;
-                    $n
-                }
-                _ => {
-                    const $n: usize = 1;
-                    $kernel;
-                    $n
-                }
-            };
-        }
-    };
-}
-
 impl Panel<'_> {
     /// The bytes of `rows` rows from `at`, which may be fewer at the end of the panel.
     fn bytes(&self, at: usize, rows: usize) -> &[u8] {
@@ -237,7 +206,7 @@ impl Panel<'_> {
             }
             for register in (0..registers).step_by(2) {
                 let (w, target) = (&*packed, self.target::<V>(register * V::LANES));
-                tiles!(TOKENS, self.job.x.x.tokens(), |t, N| match group {
+                tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| match group {
                     16 => V::call(Across::<I, N, 16> { w, x, register, t, target }),
                     _ => V::call(Across::<I, N, 32> { w, x, register, t, target }),
                 });
@@ -272,7 +241,7 @@ impl Panel<'_> {
                 [format::cast::<Q>(a), format::cast::<Q>(b), format::cast::<Q>(c), format::cast::<Q>(d)];
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                tiles!(2, self.job.x.x.tokens(), |t, N| {
+                tiles!([2] of 2, 0..self.job.x.x.tokens(), |t, N| {
                     self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t }));
                 });
             }
@@ -286,7 +255,7 @@ impl Panel<'_> {
         for (at, rows) in self.tiles() {
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                tiles!(2, x.tokens(), |t, N| {
+                tiles!([2] of 2, 0..x.tokens(), |t, N| {
                     self.write(at, t, V::call(AlongFloats::<ROWS, N> { format, rows, x, columns, t }));
                 });
             }

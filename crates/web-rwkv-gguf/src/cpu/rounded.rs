@@ -16,6 +16,29 @@ pub(super) fn tile(left: usize, most: usize) -> usize {
     [12, 6, 4, 2].into_iter().find(|n| *n <= left.min(most)).unwrap_or(1)
 }
 
+/// Runs `$kernel` for each tile of `$n` tokens from `$t`, at most `$most`, in a range. The sizes up to `$most` are listed, but
+/// for 1, since each has a kernel of its own.
+macro_rules! tiles {
+    ([$($size:literal),+] of $most:expr, $tokens:expr, |$t:ident, $n:ident| $kernel:expr) => {
+        let std::ops::Range { start: mut $t, end } = $tokens;
+        while $t < end {
+            $t += match $crate::cpu::rounded::tile(end - $t, $most) {
+                $($size => {
+                    const $n: usize = $size;
+                    $kernel;
+                    $n
+                })+
+                _ => {
+                    const $n: usize = 1;
+                    $kernel;
+                    $n
+                }
+            };
+        }
+    };
+}
+pub(super) use tiles;
+
 /// Integers that activations are rounded to: how they stand in lanes of 32 bits, and how they are multiplied with
 /// signed codes.
 pub(super) trait Integers: Sync {
