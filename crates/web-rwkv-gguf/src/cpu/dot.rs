@@ -18,7 +18,7 @@ const LINE: usize = 64;
 pub(super) const PART: usize = 512;
 
 /// How far ahead weights are asked for: bit by bit, so that memory is never idle nor overrun.
-pub(super) const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 512;
 
 /// Asks for the `len` bytes from `at`, which need not be there.
 ///
@@ -32,11 +32,12 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     }
 }
 
-/// `R` rows of blocks times `T` tokens from `t`, in tiles of one. With codes u = code + BIAS, and x = x' + lost where x' is
+/// `R` rows of blocks, from column `first` on, times `T` tokens from `t`, in tiles of one. With codes u = code + BIAS, and x = x' + lost where x' is
 /// rounded, `Σ (code · scale + offset) x` over a group is
 /// `scale Σ u x' + (offset − BIAS · scale) Σ x + u scale Σ lost`, the last of which takes the middle of all u for each.
 pub(super) struct Along<'a, Q, const R: usize, const T: usize> {
     pub(super) rows: [&'a [Q]; R],
+    pub(super) first: usize,
     pub(super) x: &'a Rounded<Pairs>,
     pub(super) t: usize,
 }
@@ -45,16 +46,15 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     type Output = [[f32; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> [[f32; R]; T] {
-        let Self { rows, x, t } = self;
+        let Self { rows, first, x, t } = self;
         let (blocks, parts, groups) = (rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
-        let codes: [&[i32]; T] = from_fn(|i| x.codes(t + i, 1));
-        let x_scale: [&[f32]; T] = from_fn(|i| x.scale(t + i, 1, Q::GROUP));
-        let x_sums: [&[f32]; T] = from_fn(|i| x.sums(t + i, 1, Q::GROUP));
-        let x_lost: [&[f32]; T] = from_fn(|i| x.lost(t + i, 1, Q::GROUP));
+        let codes: [&[i32]; T] = from_fn(|i| &x.codes(t + i, 1)[first / Pairs::PER..]);
+        let x_scale: [&[f32]; T] = from_fn(|i| &x.scale(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
+        let x_sums: [&[f32]; T] = from_fn(|i| &x.sums(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
+        let x_lost: [&[f32]; T] = from_fn(|i| &x.lost(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
         assert!(rows.iter().all(|row| row.len() == blocks));
-        assert!(codes.iter().all(|x| x.len() == blocks * Q::LEN / Pairs::PER));
-        assert!(x_scale.iter().chain(&x_sums).chain(&x_lost).all(|x| x.len() == blocks * groups));
-        let next = rows[0].as_ptr().cast::<u8>().wrapping_add(AHEAD);
+        assert!(codes.iter().all(|x| x.len() >= blocks * Q::LEN / Pairs::PER));
+        assert!(x_scale.iter().chain(&x_sums).chain(&x_lost).all(|x| x.len() >= blocks * groups));
         let mut sums = [[0.0; R]; T];
         // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
@@ -62,8 +62,9 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
             let mut rest: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
             let mut scale: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
             for b in 0..blocks {
-                prefetch::<V>(next.wrapping_add(b * R * size_of::<Q>()), R * size_of::<Q>());
                 for r in 0..R {
+                    let next = rows[r].as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(AHEAD);
+                    prefetch::<V>(next, size_of::<Q>());
                     let (mut own, mut offset) = ([0.0; 16], [0.0; 16]);
                     rows[r].get_unchecked(b).factors::<V::Bytes>(&mut own, &mut offset);
                     for t in 0..T {
@@ -182,13 +183,11 @@ impl<const R: usize, const T: usize> AlongFloats<'_, R, T> {
         let x: [&[f32]; T] = from_fn(|i| &self.x.row(self.t + i)[..n]);
         assert!(w.iter().all(|row| row.len() == SIZE * n));
         let whole = n - n % V::LANES;
-        let next = w[0].as_ptr().wrapping_add(AHEAD);
         let mut sums = [[0.0; R]; T];
         // SAFETY: the rows have n numbers each.
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
             for k in (0..whole).step_by(V::LANES) {
-                prefetch::<V>(next.wrapping_add(k * R * SIZE), V::LANES * R * SIZE);
                 let w: [V; R] = from_fn(|r| load(w[r].as_ptr().add(SIZE * k)));
                 for t in 0..T {
                     let x = V::load(x[t].as_ptr().add(k));

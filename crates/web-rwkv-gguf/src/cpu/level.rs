@@ -323,6 +323,10 @@ mod x86 {
         functions! {
             // Into all lanes: into one, it would wait for what was in the others.
             fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))));
+            fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) = {
+                let [a, b, c, d, e, f, g, h] = x.map(i16::from_le_bytes);
+                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)));
+            };
             fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
                 let x = _mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)));
                 let by = _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(by)));
@@ -588,6 +592,7 @@ mod arm {
     impl Bytes for uint8x16x2_t {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
+            fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) = *y = x.map(crate::format::f16);
             fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
                 let (x, by) = (vmovl_s8(vld1_s8(x.as_ptr())), crate::format::f16(by));
                 let scaled = |x| vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(x)), by);

@@ -60,8 +60,12 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
     // Long tasks first, since weights are asked for ahead; short ones last, lest a thread be waited for.
     let start = |task: usize| panels.len() - panels.len() * (tasks - task).pow(2) / tasks.pow(2);
     cpu.pool.run(tasks, |task| {
-        for &(job, at) in &panels[start(task)..start(task + 1)] {
-            let panel = Panel { job, at, rows: height(job).min(job.w.rows - at) };
+        // Panels of few tokens become one, since the streams that their rows are read in are then longer.
+        let one = |a: &(&Job<'_>, usize), b: &(&Job<'_>, usize)| std::ptr::eq(a.0, b.0) && a.0.x.way.few();
+        for panels in panels[start(task)..start(task + 1)].chunk_by(one) {
+            let (job, at) = panels[0];
+            let rows = (panels.len() * height(job)).min(job.w.rows - at);
+            let panel = Panel { job, at, rows };
             SCRATCH.with_borrow_mut(|scratch| dispatch(cpu.level, Run { panel, scratch }));
         }
     });
@@ -85,6 +89,10 @@ enum Way {
 }
 
 impl Way {
+    fn few(self) -> bool {
+        matches!(self, Self::Along | Self::AlongFloats | Self::AlongDecoded)
+    }
+
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens(), p.w.format.group()) {
@@ -220,15 +228,20 @@ impl Panel<'_> {
         Target { y: self.job.y, at: self.at + first, rows, act: self.job.act }
     }
 
+    /// How many rows lie between those of a tile: one is of each quarter, since a core reads several streams faster than one.
+    fn quarter(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
     /// Its rows in tiles, the first of each and all of them; the last row is repeated at the end.
     #[inline(always)]
     fn tiles(&self) -> impl Iterator<Item = (usize, [&[u8]; ROWS])> {
-        let (n, last) = (self.job.w.row_bytes(), self.at + self.rows - 1);
+        let (n, last, quarter) = (self.job.w.row_bytes(), self.at + self.rows - 1, self.quarter());
         let bytes = &self.job.w.data[..];
-        (self.at..=last).step_by(ROWS).map(move |at| {
+        (self.at..self.at + quarter).map(move |at| {
             let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
             for (i, row) in rows.iter_mut().enumerate() {
-                *row = &bytes[(at + i).min(last) * n..][..n];
+                *row = &bytes[(at + i * quarter).min(last) * n..][..n];
             }
             (at, rows)
         })
@@ -236,13 +249,22 @@ impl Panel<'_> {
 
     #[inline(always)]
     unsafe fn along<V: Vector, Q: Quant>(&self, x: &Rounded<Pairs>) {
-        for (at, [a, b, c, d]) in self.tiles() {
-            let rows =
-                [format::cast::<Q>(a), format::cast::<Q>(b), format::cast::<Q>(c), format::cast::<Q>(d)];
+        let columns = self.job.w.columns;
+        let first = columns - columns % Q::Span::LEN;
+        for (at, rows) in self.tiles() {
+            let (mut spans, mut rest): ([&[Q::Span]; ROWS], [&[Q]; ROWS]) = ([&[]; ROWS], [&[]; ROWS]);
+            for (i, row) in rows.iter().enumerate() {
+                (spans[i], rest[i]) = (format::cast(row), &format::cast(row)[first / Q::LEN..]);
+            }
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 tiles!([2] of 2, 0..self.job.x.x.tokens(), |t, N| {
-                    self.write(at, t, V::call(Along::<Q, ROWS, N> { rows, x, t }));
+                    let mut sums = V::call(Along::<_, ROWS, N> { rows: spans, first: 0, x, t });
+                    if first < columns {
+                        let rest = V::call(Along::<_, ROWS, N> { rows: rest, first, x, t });
+                        sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()).for_each(|(y, x)| *y += x);
+                    }
+                    self.write(at, t, sums);
                 });
             }
         }
@@ -266,14 +288,15 @@ impl Panel<'_> {
     unsafe fn along_decoded<V: Vector>(&self, decoded: &mut Lines<f32>) {
         let (w, x) = (self.job.w, self.job.x.x);
         decoded.resize(ROWS * PART);
-        for at in (self.at..self.at + self.rows).step_by(ROWS) {
+        let (quarter, last) = (self.quarter(), self.at + self.rows - 1);
+        for at in self.at..self.at + quarter {
             let mut sums = [[[0.0; 16]; ROWS]; MANY];
             for k in (0..w.columns).step_by(PART) {
                 let n = PART.min(w.columns - k);
                 // SAFETY: the caller's promise is handed on, here and below.
                 unsafe {
                     for (i, y) in decoded.chunks_exact_mut(PART).enumerate() {
-                        let bytes = w.part((at + i).min(self.at + self.rows - 1), k, n);
+                        let bytes = w.part((at + i * quarter).min(last), k, n);
                         dot::prefetch::<V>(bytes.as_ptr().wrapping_add(dot::AHEAD), bytes.len());
                         gemm::decode::<V>(w.format, bytes, &mut y[..n]);
                     }
@@ -312,14 +335,16 @@ impl Panel<'_> {
         }
     }
 
-    /// Puts sums of rows from `row` and tokens from `t` through the activation.
+    /// Puts sums of the tile of row `at` and tokens from `t` through the activation.
     #[inline(always)]
-    unsafe fn write<const R: usize, const T: usize>(&self, row: usize, t: usize, sums: [[f32; R]; T]) {
-        let rows = R.min(self.at + self.rows - row);
+    unsafe fn write<const T: usize>(&self, at: usize, t: usize, sums: [[f32; ROWS]; T]) {
+        let rows = (at..self.at + self.rows).step_by(self.quarter());
         for (i, sums) in sums.iter().enumerate() {
-            // SAFETY: this task alone has these rows.
-            let y = unsafe { self.job.y.part(t + i, row, rows) };
-            scalar::write::<Fast>(self.job.act, &sums[..rows], y);
+            for (row, sum) in rows.clone().zip(sums) {
+                // SAFETY: this task alone has these rows.
+                let y = unsafe { self.job.y.part(t + i, row, 1) };
+                scalar::write::<Fast>(self.job.act, &[*sum], y);
+            }
         }
     }
 }

@@ -1,37 +1,36 @@
 //! IQ4_NL: 32 values of 4 bits that index a table, one f16 scale. Layout: ggml `block_iq4_nl`.
 
 use super::{
-    Bytes, Quant,
+    Bytes,
     fit::{self, Codes},
     nibbles,
+    small::{Blocks, Small},
 };
+
+pub(crate) type Block = Blocks<Iq4Nl, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Iq4Nl {
     d: [u8; 2],   // f16
     qs: [u8; 16], // value i in the low half of byte i, i + 16 in the high
 }
 const _: () = assert!(size_of::<Block>() == 18);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Iq4Nl {
     const LARGEST: usize = 128;
     const OFFSETS: bool = false;
     const BIAS: u8 = 128;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs).lookup(&TABLE).less(Self::BIAS) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        offset[0] = 0.0;
+    fn scale(&self) -> [u8; 2] {
+        self.d
     }
 
     #[inline(always)]

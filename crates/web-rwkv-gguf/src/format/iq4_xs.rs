@@ -20,6 +20,7 @@ pub(crate) struct Block {
 const _: () = assert!(size_of::<Block>() == 136);
 
 impl Quant for Block {
+    type Span = Self;
     const LEN: usize = 256;
     const GROUP: usize = 32;
     const LARGEST: usize = 128;

@@ -15,11 +15,14 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+mod small;
 
 pub(crate) use bytes::{Bytes, Portable};
 
 /// A block format of ggml.
 pub(crate) trait Quant: Copy + 'static {
+    /// As many blocks as 256 values take.
+    type Span: Quant;
     /// Values in a block.
     const LEN: usize;
     /// Values that share a scale and an offset: 16 or 32.

@@ -16,6 +16,7 @@ pub(crate) struct Block {
 const _: () = assert!(size_of::<Block>() == 84);
 
 impl Quant for Block {
+    type Span = Self;
     const LEN: usize = 256;
     const GROUP: usize = 16;
     const LARGEST: usize = 2;

@@ -1,37 +1,36 @@
 //! Q4_0: 32 values of 4 bits less 8, one f16 scale. Layout: ggml `block_q4_0`.
 
 use super::{
-    Bytes, Quant,
+    Bytes,
     fit::{self, Whole},
     nibbles,
+    small::{Blocks, Small},
 };
+
+pub(crate) type Block = Blocks<Q4_0, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Q4_0 {
     d: [u8; 2],   // f16
     qs: [u8; 16], // value i in the low half of byte i, i + 16 in the high
 }
 const _: () = assert!(size_of::<Block>() == 18);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Q4_0 {
     const LARGEST: usize = 8;
     const OFFSETS: bool = false;
     const BIAS: u8 = 8;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        offset[0] = 0.0;
+    fn scale(&self) -> [u8; 2] {
+        self.d
     }
 
     #[inline(always)]

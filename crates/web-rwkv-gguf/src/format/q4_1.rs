@@ -1,35 +1,40 @@
 //! Q4_1: 32 values of 4 bits, f16 scale and minimum. Layout: ggml `block_q4_1`.
 
-use super::{Bytes, Quant, fit, nibbles};
+use super::{
+    Bytes, fit, nibbles,
+    small::{Blocks, Small},
+};
+
+pub(crate) type Block = Blocks<Q4_1, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Q4_1 {
     d: [u8; 2],   // f16
     m: [u8; 2],   // f16
     qs: [u8; 16], // value i in the low half of byte i, i + 16 in the high
 }
 const _: () = assert!(size_of::<Block>() == 20);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Q4_1 {
     const LARGEST: usize = 8;
     const OFFSETS: bool = true;
     const MIDDLE: u8 = 8;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        // SAFETY: as above.
-        offset[0] = unsafe { B::f16(self.m) };
+    fn scale(&self) -> [u8; 2] {
+        self.d
+    }
+
+    #[inline(always)]
+    fn offset(&self) -> [u8; 2] {
+        self.m
     }
 
     #[inline(always)]

@@ -1,38 +1,37 @@
 //! Q5_0: 32 values of 5 bits less 16, one f16 scale. Layout: ggml `block_q5_0`.
 
 use super::{
-    Bytes, Quant, fifth_bits,
+    Bytes, fifth_bits,
     fit::{self, Whole},
     nibbles,
+    small::{Blocks, Small},
 };
+
+pub(crate) type Block = Blocks<Q5_0, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Q5_0 {
     d: [u8; 2],   // f16
     qh: [u8; 4],  // bit i: the fifth bit of value i
     qs: [u8; 16], // value i in the low half of byte i, i + 16 in the high
 }
 const _: () = assert!(size_of::<Block>() == 22);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Q5_0 {
     const LARGEST: usize = 16;
     const OFFSETS: bool = false;
     const BIAS: u8 = 16;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        offset[0] = 0.0;
+    fn scale(&self) -> [u8; 2] {
+        self.d
     }
 
     #[inline(always)]

@@ -1,10 +1,15 @@
 //! Q5_1: 32 values of 5 bits, f16 scale and minimum. Layout: ggml `block_q5_1`.
 
-use super::{Bytes, Quant, fifth_bits, fit, nibbles};
+use super::{
+    Bytes, fifth_bits, fit, nibbles,
+    small::{Blocks, Small},
+};
+
+pub(crate) type Block = Blocks<Q5_1, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Q5_1 {
     d: [u8; 2],   // f16
     m: [u8; 2],   // f16
     qh: [u8; 4],  // bit i: the fifth bit of value i
@@ -12,25 +17,25 @@ pub(crate) struct Block {
 }
 const _: () = assert!(size_of::<Block>() == 24);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Q5_1 {
     const LARGEST: usize = 16;
     const OFFSETS: bool = true;
     const MIDDLE: u8 = 16;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::nibbles(&self.qs).or(B::spread(self.qh), 4) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        // SAFETY: as above.
-        offset[0] = unsafe { B::f16(self.m) };
+    fn scale(&self) -> [u8; 2] {
+        self.d
+    }
+
+    #[inline(always)]
+    fn offset(&self) -> [u8; 2] {
+        self.m
     }
 
     #[inline(always)]

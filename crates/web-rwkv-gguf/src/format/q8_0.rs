@@ -1,36 +1,35 @@
 //! Q8_0: 32 signed bytes and one f16 scale. Layout: ggml `block_q8_0`.
 
 use super::{
-    Bytes, Quant,
+    Bytes,
     fit::{self, Whole},
+    small::{Blocks, Small},
 };
+
+pub(crate) type Block = Blocks<Q8_0, 1>;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Block {
+pub(crate) struct Q8_0 {
     d: [u8; 2],
     qs: [u8; 32], // signed
 }
 const _: () = assert!(size_of::<Block>() == 34);
 
-impl Quant for Block {
-    const LEN: usize = 32;
-    const GROUP: usize = 32;
+impl Small for Q8_0 {
     const LARGEST: usize = 128;
     const OFFSETS: bool = false;
     const BIAS: u8 = 128;
 
     #[inline(always)]
-    unsafe fn biased<B: Bytes>(&self, _: usize) -> B {
+    unsafe fn biased<B: Bytes>(&self) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { B::load(&self.qs).less(Self::BIAS) }
     }
 
     #[inline(always)]
-    unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
-        // SAFETY: the caller has the instructions.
-        scale[0] = unsafe { B::f16(self.d) };
-        offset[0] = 0.0;
+    fn scale(&self) -> [u8; 2] {
+        self.d
     }
 
     #[inline(always)]
