@@ -87,28 +87,44 @@ fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
 #[test]
 fn products() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
-    let scalar = Cpu::new(Level::Scalar, 1);
     for &format in Format::ALL {
         for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256)] {
-            let w = matrix(rng, format, rows, columns);
-            for tokens in [1, 2, 3, 7, 11, 12, 13, 29] {
-                // Wider than the product, as the activations of a smaller LoRA are.
-                let x = acts(rng, tokens, columns + 64);
-                let act = [Id, Tanh, Sigmoid, SquaredRelu, Add][tokens % 5];
-                let want = project(&scalar, &w, &x, act);
-                for cpu in levels() {
-                    let got = project(&cpu, &w, &x, act);
-                    let nmse = nmse(&got.data, &want.data);
-                    // Steps of 2^-15 of the largest of 32 activations, or f32 sums.
-                    let limit = if format.group().is_some() { 1e-8 } else { 1e-11 };
-                    assert!(
-                        nmse <= limit,
-                        "{} [{rows}, {columns}] × {tokens} {act:?} {}: {nmse:e}",
-                        format.name(),
-                        cpu.level()
-                    );
-                }
+            check_products(rng, format, rows, columns);
+        }
+    }
+}
+
+#[test]
+fn products_with_blocks_that_fill_no_span() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(8);
+    for &format in Format::ALL {
+        for (rows, columns) in [(7, 96), (9, 352)] {
+            if format.row_bytes(columns).is_some() {
+                check_products(rng, format, rows, columns);
             }
+        }
+    }
+}
+
+fn check_products(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: usize) {
+    let scalar = Cpu::new(Level::Scalar, 1);
+    let w = matrix(rng, format, rows, columns);
+    for tokens in [1, 2, 3, 7, 11, 12, 13, 29] {
+        // Wider than the product, as the activations of a smaller LoRA are.
+        let x = acts(rng, tokens, columns + 64);
+        let act = [Id, Tanh, Sigmoid, SquaredRelu, Add][tokens % 5];
+        let want = project(&scalar, &w, &x, act);
+        for cpu in levels() {
+            let got = project(&cpu, &w, &x, act);
+            let nmse = nmse(&got.data, &want.data);
+            // Steps of 2^-15 of the largest of 32 activations, or f32 sums.
+            let limit = if format.group().is_some() { 1e-8 } else { 1e-11 };
+            assert!(
+                nmse <= limit,
+                "{} [{rows}, {columns}] × {tokens} {act:?} {}: {nmse:e}",
+                format.name(),
+                cpu.level()
+            );
         }
     }
 }

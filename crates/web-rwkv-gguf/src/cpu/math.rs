@@ -50,7 +50,7 @@ impl Math for Fast {
         const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
         let r = x - n * LN_2.0 - n * LN_2.1;
         let series = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-        let e = series.into_iter().fold(0.0, |sum, c| sum * r + c);
+        let e = series.into_iter().fold(0.0, |sum: f32, c| sum.mul_add(r, c));
         let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
         if x.is_infinite() { x.max(0.0) } else { e * scale }
     }
@@ -75,7 +75,12 @@ impl Math for Fast {
             }
         }
         let rest: f32 = (n - n % LANES..n).map(&f).sum();
-        sums.iter().sum::<f32>() + rest
+        for half in [8, 4, 2, 1] {
+            for j in 0..half {
+                sums[j] += sums[j + half];
+            }
+        }
+        sums[0] + rest
     }
 }
 

@@ -138,10 +138,20 @@ impl<T> Shared<T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, t: usize, at: usize, len: usize) -> &mut [T] {
+        // SAFETY: it lies inside, and the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.place(t, at, len), len) }
+    }
+
+    /// Where `len` values from `at` on of row `t` begin, which may go on in the next rows.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    #[inline(always)]
+    fn place(&self, t: usize, at: usize, len: usize) -> *mut T {
         let start = t * self.width + at;
         assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: it lies inside, and the rest is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+        // SAFETY: it lies inside.
+        unsafe { self.data.add(start) }
     }
 }
 

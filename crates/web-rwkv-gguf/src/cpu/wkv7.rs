@@ -33,17 +33,22 @@ pub(super) fn wkv7(
         let (seq, state) = seqs[task / heads];
         let at = task % heads * n;
         let head = scalar::Head { r: &t.r, w: &t.w, k: &t.k, v: &t.v, a: &t.a, kk: &t.kk, at, n };
-        // The head's columns of Sᵀ side by side: their stride in the state would evict them from the cache.
-        let mut s = vec![0.0; n * n];
-        for (j, s) in s.chunks_exact_mut(n).enumerate() {
-            // SAFETY: each task has a head of a state of its own, here and below.
-            s.copy_from_slice(unsafe { state.part(j, at, n) });
-        }
         let out = Out { norm, r_k, t, y, at, n };
+        // A single token takes the head's columns of Sᵀ as they stand in the state; for more they are put side by side, since
+        // their stride would evict them from the cache.
+        if seq.len == 1 && cpu.level() != Level::Scalar {
+            let s = state.place(0, at, (n - 1) * c + n);
+            return dispatch(cpu.level(), Recurrence { seq, head, s, stride: c, out });
+        }
+        let mut s = Vec::with_capacity(n * n);
+        for j in 0..n {
+            // SAFETY: each task has a head of a state of its own, here and below.
+            s.extend_from_slice(unsafe { state.part(j, at, n) });
+        }
         if cpu.level() == Level::Scalar {
             scalar::wkv7(seq, &head, &mut s, |i, x| out.write::<Exact>(i, x));
         } else {
-            dispatch(cpu.level(), Recurrence { seq, head, s: &mut s, out });
+            dispatch(cpu.level(), Recurrence { seq, head, s: s.as_mut_ptr(), stride: n, out });
         }
         for (j, s) in s.chunks_exact(n).enumerate() {
             // SAFETY: as above.
@@ -84,70 +89,100 @@ impl Out<'_> {
 struct Recurrence<'a> {
     seq: Sequence,
     head: scalar::Head<'a>,
-    s: &'a mut [f32], // Sᵀ [N, N]
+    s: *mut f32, // Sᵀ [N, N], which this task alone has
+    stride: usize,
     out: Out<'a>,
 }
 
 impl Kernel for Recurrence<'_> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
+    unsafe fn run<V: Vector>(self) {
         let n = self.head.n;
-        let mut y = vec![0.0; n];
-        for t in self.seq.tokens() {
-            let mut i = 0;
-            // SAFETY: `columns` stays inside the first `n` columns.
-            unsafe {
+        let (mut sa, mut y) = (vec![0.0; n], vec![0.0; n]);
+        macro_rules! columns {
+            ($method:ident($($x:expr),*)) => {
+                let mut i = 0;
                 while i + 4 * V::LANES <= n {
-                    self.columns::<V, 4>(t, i, &mut y);
+                    self.$method::<V, 4>(i, $($x),*);
                     i += 4 * V::LANES;
                 }
                 while i + V::LANES <= n {
-                    self.columns::<V, 1>(t, i, &mut y);
+                    self.$method::<V, 1>(i, $($x),*);
                     i += V::LANES;
                 }
                 while i < n {
-                    self.columns::<f32, 1>(t, i, &mut y);
+                    self.$method::<f32, 1>(i, $($x),*);
                     i += 1;
                 }
+            };
+        }
+        // SAFETY: these stay inside the first `n` columns.
+        unsafe {
+            columns!(first(&mut sa));
+            for t in self.seq.tokens() {
+                columns!(token(t, &mut sa, &mut y));
+                self.out.write::<Fast>(t, &y);
             }
-            self.out.write::<Fast>(t, &y);
         }
     }
 }
 
 impl Recurrence<'_> {
-    /// One token for `B` vectors of value indices from `i`.
+    fn part<'b>(&self, x: &'b Acts, t: usize) -> &'b [f32] {
+        &x.row(t)[self.head.at..][..self.head.n]
+    }
+
+    /// `sa = S kk` of the first token, for `B` vectors of value indices from `i`.
     #[inline(always)]
-    unsafe fn columns<V: Lanes, const B: usize>(&mut self, t: usize, i: usize, y: &mut [f32]) {
-        let (n, at) = (self.head.n, self.head.at);
-        let h = &self.head;
-        let part = |x: &'_ Acts| x.row(t)[at..at + n].as_ptr();
-        let (r, w, k, v, a, kk) = (part(h.r), part(h.w), part(h.k), part(h.v), part(h.a), part(h.kk));
-        assert!(i + B * V::LANES <= n && self.s.len() == n * n && y.len() == n);
-        let s = self.s.as_mut_ptr();
-        // SAFETY: j < n and i + B · LANES ≤ n, so that every access lies inside what was just checked.
+    unsafe fn first<V: Lanes, const B: usize>(&self, i: usize, sa: &mut [f32]) {
+        let kk = self.part(self.head.kk, self.seq.start);
+        assert!(i + B * V::LANES <= sa.len() && sa.len() == kk.len());
+        // SAFETY: S has as many rows as kk numbers, and as many columns.
         unsafe {
-            let mut sa = [V::splat(0.0); B];
-            for j in 0..n {
-                let kk = V::splat(-*kk.add(j));
-                for (b, sa) in sa.iter_mut().enumerate() {
-                    *sa = V::fma(V::load(s.add(j * n + i + b * V::LANES)), kk, *sa);
+            let mut sums = [V::splat(0.0); B];
+            for (j, kk) in kk.iter().enumerate() {
+                for (b, sum) in sums.iter_mut().enumerate() {
+                    let s = V::load(self.s.add(j * self.stride + i + b * V::LANES));
+                    *sum = V::fma(s, V::splat(*kk), *sum);
                 }
             }
-            let mut out = [V::splat(0.0); B];
-            for j in 0..n {
-                let [r, w, k, kka] =
-                    [*r.add(j), *w.add(j), *k.add(j), *kk.add(j) * *a.add(j)].map(|x| V::splat(x));
+            for (b, sum) in sums.into_iter().enumerate() {
+                V::store(sa.as_mut_ptr().add(i + b * V::LANES), sum);
+            }
+        }
+    }
+
+    /// One token for `B` vectors of value indices from `i`; `sa`, which is `S kk`, becomes that of the next token.
+    #[inline(always)]
+    unsafe fn token<V: Lanes, const B: usize>(&self, i: usize, t: usize, sa: &mut [f32], y: &mut [f32]) {
+        let h = &self.head;
+        let next = (t + 1).min(self.seq.tokens().end - 1);
+        let part = |x, t| self.part(x, t).as_ptr();
+        let (r, w, k, v, a, kk) =
+            (part(h.r, t), part(h.w, t), part(h.k, t), part(h.v, t), part(h.a, t), part(h.kk, t));
+        let kk_next = part(h.kk, next);
+        assert!(i + B * V::LANES <= h.n && sa.len() == h.n && y.len() == h.n);
+        let before = sa.as_ptr();
+        // SAFETY: i + B · LANES ≤ n, and S has as many rows and columns.
+        unsafe {
+            let (mut out, mut sums) = ([V::splat(0.0); B], [V::splat(0.0); B]);
+            for j in 0..h.n {
+                let (r, w, k) = (V::splat(*r.add(j)), V::splat(*w.add(j)), V::splat(*k.add(j)));
+                let (kka, kk_next) = (V::splat(-*kk.add(j) * *a.add(j)), V::splat(*kk_next.add(j)));
                 for b in 0..B {
-                    let (s, v) = (s.add(j * n + i + b * V::LANES), V::load(v.add(i + b * V::LANES)));
-                    let new = V::fma(v, k, V::fma(sa[b], kka, V::mul(V::load(s), w)));
+                    let at = i + b * V::LANES;
+                    let s = self.s.add(j * self.stride + at);
+                    let (sa, v) = (V::load(before.add(at)), V::load(v.add(at)));
+                    let new = V::fma(v, k, V::fma(sa, kka, V::mul(V::load(s), w)));
                     V::store(s, new);
                     out[b] = V::fma(new, r, out[b]);
+                    sums[b] = V::fma(new, kk_next, sums[b]);
                 }
             }
-            for (b, out) in out.into_iter().enumerate() {
-                V::store(y.as_mut_ptr().add(i + b * V::LANES), out);
+            for b in 0..B {
+                V::store(y.as_mut_ptr().add(i + b * V::LANES), out[b]);
+                V::store(sa.as_mut_ptr().add(i + b * V::LANES), sums[b]);
             }
         }
     }
