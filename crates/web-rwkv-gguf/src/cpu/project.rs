@@ -56,7 +56,8 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
     let height = |job: &Job<'_>| if job.x.x.tokens() < MANY { PANEL / 2 } else { PANEL };
     let panels: Vec<_> =
         jobs.iter().flat_map(|job| (0..job.w.rows).step_by(height(job)).map(move |at| (job, at))).collect();
-    let tasks = if work < SMALL { 1 } else { panels.len().min(4 * cpu.threads()) };
+    let few = jobs.iter().all(|job| job.x.way.few());
+    let tasks = if work < SMALL { 1 } else { panels.len().min(if few { 2 } else { 4 } * cpu.threads()) };
     // Long tasks first, since weights are asked for ahead; short ones last, lest a thread be waited for.
     let start = |task: usize| panels.len() - panels.len() * (tasks - task).pow(2) / tasks.pow(2);
     cpu.pool.run(tasks, |task| {
