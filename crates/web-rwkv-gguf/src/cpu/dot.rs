@@ -8,7 +8,7 @@ use crate::format::{self, Format, Quant};
 use super::{
     Acts,
     level::{Kernel, Lanes, Vector},
-    rounded::{Integers, Pairs, Rounded, SHARED},
+    rounded::{Integers, Pairs, SHARED, Token},
 };
 
 /// Bytes of a line of the cache.
@@ -32,29 +32,22 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     }
 }
 
-/// `R` rows of blocks, from column `first` on, times `T` tokens from `t`, in tiles of one. With codes u = code + BIAS, and x = x' + lost where x' is
+/// `R` rows of blocks times `T` tokens. With codes u = code + BIAS, and x = x' + lost where x' is
 /// rounded, `Σ (code · scale + offset) x` over a group is
 /// `scale Σ u x' + (offset − BIAS · scale) Σ x + u scale Σ lost`, the last of which takes the middle of all u for each.
 pub(super) struct Along<'a, Q, const R: usize, const T: usize> {
     pub(super) rows: [&'a [Q]; R],
-    pub(super) first: usize,
-    pub(super) x: &'a Rounded<Pairs>,
-    pub(super) t: usize,
+    pub(super) x: [Token<'a>; T],
 }
 
 impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     type Output = [[f32; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> [[f32; R]; T] {
-        let Self { rows, first, x, t } = self;
+        let Self { rows, x } = self;
         let (blocks, parts, groups) = (rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
-        let codes: [&[i32]; T] = from_fn(|i| &x.codes(t + i, 1)[first / Pairs::PER..]);
-        let x_scale: [&[f32]; T] = from_fn(|i| &x.scale(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
-        let x_sums: [&[f32]; T] = from_fn(|i| &x.sums(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
-        let x_lost: [&[f32]; T] = from_fn(|i| &x.lost(t + i, 1, Q::GROUP)[first / Q::GROUP..]);
         assert!(rows.iter().all(|row| row.len() == blocks));
-        assert!(codes.iter().all(|x| x.len() >= blocks * Q::LEN / Pairs::PER));
-        assert!(x_scale.iter().chain(&x_sums).chain(&x_lost).all(|x| x.len() >= blocks * groups));
+        assert!(x.iter().all(|x| x.has(blocks * Q::LEN, Q::GROUP)));
         let mut sums = [[0.0; R]; T];
         // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
@@ -69,7 +62,8 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                     rows[r].get_unchecked(b).factors::<V::Bytes>(&mut own, &mut offset);
                     for t in 0..T {
                         let at = b * groups;
-                        let x = [&x_scale[t][at..], &x_sums[t][at..], &x_lost[t][at..]];
+                        let Token { scale: x_scale, sums: x_sums, lost: x_lost, .. } = x[t];
+                        let x = [x_scale.as_ptr().add(at), x_sums.as_ptr().add(at), x_lost.as_ptr().add(at)];
                         let (rest, scale) = (&mut rest[r][t], &mut scale[r][t]);
                         if groups == 1 {
                             scales::<Q, f32>(&own, &offset, x, rest, scale);
@@ -85,7 +79,8 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                         for r in 0..R {
                             let part = rows[r].get_unchecked(b).biased::<V::Bytes>($i);
                             for t in 0..T {
-                                let x = codes[t].as_ptr().add((b * parts + $i) * SHARED / Pairs::PER).cast();
+                                let x =
+                                    x[t].codes.as_ptr().add((b * parts + $i) * SHARED / Pairs::PER).cast();
                                 let sum = V::to_float(V::dot_codes(part, x));
                                 let scale = match Q::GROUP {
                                     16 => V::halves(scale[r][t].as_ptr().add(2 * $i)),
@@ -129,7 +124,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
 unsafe fn scales<Q: Quant, L: Lanes>(
     own: &Sum,
     offset: &Sum,
-    [x_scale, x_sums, x_lost]: [&[f32]; 3],
+    [x_scale, x_sums, x_lost]: [*const f32; 3],
     rest: &mut Sum,
     scale: &mut Sum,
 ) {
@@ -138,15 +133,15 @@ unsafe fn scales<Q: Quant, L: Lanes>(
         // SAFETY: the caller's promise is handed on, and a sum has room for any register.
         unsafe {
             let (own, offset) = (L::load(own.as_ptr().add(g)), L::load(offset.as_ptr().add(g)));
-            let x_sum = L::load(x_sums.as_ptr().add(g));
-            let lost = L::mul(L::load(x_lost.as_ptr().add(g)), L::splat(middle));
+            let x_sum = L::load(x_sums.add(g));
+            let lost = L::mul(L::load(x_lost.add(g)), L::splat(middle));
             let own_sum = L::fma(x_sum, L::splat(-bias), lost);
             let mut sum = L::fma(own, own_sum, L::load(rest.as_ptr().add(g)));
             if Q::OFFSETS {
                 sum = L::fma(offset, x_sum, sum);
             }
             L::store(rest.as_mut_ptr().add(g), sum);
-            L::store(scale.as_mut_ptr().add(g), L::mul(own, L::load(x_scale.as_ptr().add(g))));
+            L::store(scale.as_mut_ptr().add(g), L::mul(own, L::load(x_scale.add(g))));
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
-    rounded::{Integers, Pairs, Quads, Rounded, tiles},
+    rounded::{Integers, Pairs, Quads, Rounded, Token, tiles},
     scalar,
 };
 
@@ -250,8 +250,12 @@ impl Panel<'_> {
 
     #[inline(always)]
     unsafe fn along<V: Vector, Q: Quant>(&self, x: &Rounded<Pairs>) {
-        let columns = self.job.w.columns;
+        let (columns, tokens) = (self.job.w.columns, self.job.x.x.tokens());
         let first = columns - columns % Q::Span::LEN;
+        let (mut starts, mut ends) = ([Token::default(); SEVERAL], [Token::default(); SEVERAL]);
+        for t in 0..tokens {
+            (starts[t], ends[t]) = (x.token(t, 0, Q::GROUP), x.token(t, first, Q::GROUP));
+        }
         for (at, rows) in self.tiles() {
             let (mut spans, mut rest): ([&[Q::Span]; ROWS], [&[Q]; ROWS]) = ([&[]; ROWS], [&[]; ROWS]);
             for (i, row) in rows.iter().enumerate() {
@@ -259,10 +263,12 @@ impl Panel<'_> {
             }
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                tiles!([2] of 2, 0..self.job.x.x.tokens(), |t, N| {
-                    let mut sums = V::call(Along::<_, ROWS, N> { rows: spans, first: 0, x, t });
+                tiles!([2] of 2, 0..tokens, |t, N| {
+                    let x = *starts[t..].first_chunk().expect("tokens of a tile");
+                    let mut sums = V::call(Along::<_, ROWS, N> { rows: spans, x });
                     if first < columns {
-                        let rest = V::call(Along::<_, ROWS, N> { rows: rest, first, x, t });
+                        let x = *ends[t..].first_chunk().expect("tokens of a tile");
+                        let rest = V::call(Along::<_, ROWS, N> { rows: rest, x });
                         sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()).for_each(|(y, x)| *y += x);
                     }
                     self.write(at, t, sums);
@@ -339,13 +345,11 @@ impl Panel<'_> {
     /// Puts sums of the tile of row `at` and tokens from `t` through the activation.
     #[inline(always)]
     unsafe fn write<const T: usize>(&self, at: usize, t: usize, sums: [[f32; ROWS]; T]) {
-        let rows = (at..self.at + self.rows).step_by(self.quarter());
         for (i, sums) in sums.iter().enumerate() {
-            for (row, sum) in rows.clone().zip(sums) {
-                // SAFETY: this task alone has these rows.
-                let y = unsafe { self.job.y.part(t + i, row, 1) };
-                scalar::write::<Fast>(self.job.act, &[*sum], y);
-            }
+            let rows = (at..self.at + self.rows).step_by(self.quarter());
+            // SAFETY: this task alone has these rows.
+            let y = rows.map(|row| unsafe { &mut self.job.y.part(t + i, row, 1)[0] });
+            scalar::write::<Fast>(self.job.act, sums, y);
         }
     }
 }

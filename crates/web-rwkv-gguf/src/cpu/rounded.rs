@@ -185,6 +185,36 @@ impl<I: Integers> Rounded<I> {
     }
 }
 
+impl Rounded<Pairs> {
+    /// A token of tiles of one, from a column on, with groups of `group`.
+    pub(super) fn token(&self, t: usize, first: usize, group: usize) -> Token<'_> {
+        Token {
+            codes: &self.codes(t, 1)[first / Pairs::PER..],
+            scale: &self.scale(t, 1, group)[first / group..],
+            sums: &self.sums(t, 1, group)[first / group..],
+            lost: &self.lost(t, 1, group)[first / group..],
+        }
+    }
+}
+
+/// One token of [`Rounded`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Token<'a> {
+    pub(super) codes: &'a [i32],
+    pub(super) scale: &'a [f32],
+    pub(super) sums: &'a [f32],
+    pub(super) lost: &'a [f32],
+}
+
+impl Token<'_> {
+    /// Whether there are as many columns, in groups of `group`.
+    #[inline(always)]
+    pub(super) fn has(&self, columns: usize, group: usize) -> bool {
+        let groups = self.scale.len().min(self.sums.len()).min(self.lost.len());
+        self.codes.len() >= columns / Pairs::PER && groups >= columns / group
+    }
+}
+
 /// One tile of [`Rounded`].
 struct Quantize<'a, I> {
     x: &'a Acts,

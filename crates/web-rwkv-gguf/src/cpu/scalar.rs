@@ -13,7 +13,7 @@ use super::{
 
 /// Puts sums of a product through its activation and writes them.
 #[inline(always)]
-pub(super) fn write<M: Math>(act: Act, sums: &[f32], y: &mut [f32]) {
+pub(super) fn write<'a, M: Math>(act: Act, sums: &[f32], y: impl IntoIterator<Item = &'a mut f32>) {
     let each = sums.iter().zip(y);
     match act {
         Act::Id => each.for_each(|(sum, y)| *y = *sum),
@@ -33,7 +33,7 @@ pub(super) fn project(product: &mut Product<'_, Cpu>) {
         product.w.row(i, &mut row);
         for t in 0..product.x.tokens() {
             let sum: f64 = row.iter().zip(product.x.row(t)).map(|(w, x)| *w as f64 * *x as f64).sum();
-            write::<Exact>(product.act, &[sum as f32], &mut product.y.row_mut(t)[i..=i]);
+            write::<Exact>(product.act, &[sum as f32], [&mut product.y.row_mut(t)[i]]);
         }
     }
 }
