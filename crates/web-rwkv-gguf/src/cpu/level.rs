@@ -102,6 +102,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(a: Self, b: Self) -> Self;
     /// `a · b + c`
     unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
+    /// Asks for `n` registers from x on in the second-level cache; they need not be there.
+    unsafe fn fetch(x: *const f32, n: usize);
 }
 
 /// Registers of an instruction set: `Self` has f32 lanes, `Int` as many i32 lanes, pairs of i16 or four bytes.
@@ -224,6 +226,7 @@ impl Lanes for f32 {
         fn store(y: *mut f32, x: f32) = *y = x;
         fn mul(a: f32, b: f32) -> f32 = a * b;
         fn fma(a: f32, b: f32, c: f32) -> f32 = a * b + c;
+        fn fetch(_x: *const f32, _n: usize) = ();
     }
 }
 
@@ -240,6 +243,7 @@ mod x86 {
             fn store(y: *mut f32, x: __m256) = _mm256_storeu_ps(y, x);
             fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
             fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+            fn fetch(x: *const f32, n: usize) = fetch_lines(x, 8 * n);
         }
     }
 
@@ -360,6 +364,14 @@ mod x86 {
         }
     }
 
+    #[inline(always)]
+    fn fetch_lines(x: *const f32, len: usize) {
+        for at in (0..len).step_by(16) {
+            // SAFETY: every x86-64 has the instruction, and it may be given any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(x.wrapping_add(at).cast()) };
+        }
+    }
+
     /// The same byte eight times.
     const fn each(byte: u8) -> i64 {
         i64::from_le_bytes([byte; 8])
@@ -428,6 +440,7 @@ mod x86 {
             fn store(y: *mut f32, x: __m512) = _mm512_storeu_ps(y, x);
             fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+            fn fetch(x: *const f32, n: usize) = fetch_lines(x, 16 * n);
         }
     }
 
@@ -500,6 +513,12 @@ mod arm {
             fn store(y: *mut f32, x: float32x4_t) = vst1q_f32(y, x);
             fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
             fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+            fn fetch(x: *const f32, n: usize) = {
+                for at in (0..4 * n).step_by(16) {
+                    let x = x.wrapping_add(at);
+                    asm!("prfm pldl2keep, [{}]", in(reg) x, options(nostack, preserves_flags));
+                }
+            };
         }
     }
 

@@ -28,23 +28,31 @@ pub(super) fn wkv7(
     let heads = c / n;
     let seqs = wkv_states(b, layer);
     let y = y.shared();
+    let head = |at| scalar::Head { r: &t.r, w: &t.w, k: &t.k, v: &t.v, a: &t.a, kk: &t.kk, at, n };
+    let out = |at| Out { norm, r_k, t, y, at, n };
     let work = t.r.tokens() * c * n * 8 / (seqs.len() * heads).max(1);
+    if t.r.tokens() == seqs.len() && cpu.level() != Level::Scalar {
+        // Single tokens take a head's columns of Sᵀ as they stand in the state, and a thread takes several heads, since it
+        // asks for the next one's ahead.
+        let parts = heads.min(2 * cpu.threads());
+        return cpu.each(seqs.len() * parts, work * heads / parts, |task| {
+            let ((seq, state), part) = (seqs[task / parts], task % parts);
+            for at in (heads * part / parts..heads * (part + 1) / parts).map(|head| head * n) {
+                let s = state.place(0, at, (n - 1) * c + n);
+                dispatch(cpu.level(), Recurrence { seq, head: head(at), s, stride: c, out: out(at) });
+            }
+        });
+    }
     cpu.each(seqs.len() * heads, work, |task| {
         let (seq, state) = seqs[task / heads];
         let at = task % heads * n;
-        let head = scalar::Head { r: &t.r, w: &t.w, k: &t.k, v: &t.v, a: &t.a, kk: &t.kk, at, n };
-        let out = Out { norm, r_k, t, y, at, n };
-        // A single token takes the head's columns of Sᵀ as they stand in the state; for more they are put side by side, since
-        // their stride would evict them from the cache.
-        if seq.len == 1 && cpu.level() != Level::Scalar {
-            let s = state.place(0, at, (n - 1) * c + n);
-            return dispatch(cpu.level(), Recurrence { seq, head, s, stride: c, out });
-        }
+        // More tokens take them side by side: their stride in the state would evict them from the cache.
         let mut s = Vec::with_capacity(n * n);
         for j in 0..n {
             // SAFETY: each task has a head of a state of its own, here and below.
             s.extend_from_slice(unsafe { state.part(j, at, n) });
         }
+        let (head, out) = (head(at), out(at));
         if cpu.level() == Level::Scalar {
             scalar::wkv7(seq, &head, &mut s, |i, x| out.write::<Exact>(i, x));
         } else {
@@ -142,9 +150,10 @@ impl Recurrence<'_> {
         unsafe {
             let mut sums = [V::splat(0.0); B];
             for (j, kk) in kk.iter().enumerate() {
+                let s = self.s.add(j * self.stride + i);
+                V::fetch(s.wrapping_add(self.head.n), B);
                 for (b, sum) in sums.iter_mut().enumerate() {
-                    let s = V::load(self.s.add(j * self.stride + i + b * V::LANES));
-                    *sum = V::fma(s, V::splat(*kk), *sum);
+                    *sum = V::fma(V::load(s.add(b * V::LANES)), V::splat(*kk), *sum);
                 }
             }
             for (b, sum) in sums.into_iter().enumerate() {
