@@ -94,13 +94,14 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                 if parts == 1 {
                     part!(0);
                 } else {
-                    // Four parts have shifts by four constants, which are faster than those by an index.
-                    for i in (0..parts).step_by(4) {
-                        part!(i);
-                        part!(i + 1);
-                        part!(i + 2);
-                        part!(i + 3);
-                    }
+                    part!(0);
+                    part!(1);
+                    part!(2);
+                    part!(3);
+                    part!(4);
+                    part!(5);
+                    part!(6);
+                    part!(7);
                 }
             }
             for t in 0..T {

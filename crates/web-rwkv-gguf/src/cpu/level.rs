@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::Bytes;
+use crate::format::{Bytes, Factors};
 
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,7 +232,7 @@ impl Lanes for f32 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Bytes, Kernel, Lanes, Vector};
+    use super::{Bytes, Factors, Kernel, Lanes, Vector};
     use std::arch::{asm, x86_64::*};
 
     impl Lanes for __m256 {
@@ -336,6 +336,21 @@ mod x86 {
                 let x = _mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)));
                 let by = _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(by)));
                 _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), by));
+            };
+            fn factors(x: &Factors, scale: &mut [f32; 8], offset: &mut [f32; 8]) = {
+                let x = _mm_loadu_si128((&raw const *x).cast()); // d and dmin; first scales; first minimums; last of both
+                let first = _mm_and_si128(x, _mm_set1_epi8(63));
+                let low = _mm_srlv_epi32(_mm_shuffle_epi32(x, 0b1111_1111), _mm_setr_epi32(0, 0, 4, 0));
+                let high = _mm_and_si128(_mm_srli_epi16(x, 2), _mm_set1_epi8(0x30));
+                let last = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
+                let scales = _mm_unpackhi_epi64(_mm_unpacklo_epi32(first, last), x);
+                let minimums = _mm_unpackhi_epi32(first, last);
+                let numbers = |x| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x));
+                let halves = _mm_cvtph_ps(x);
+                let (d, dmin) = (_mm256_broadcastss_ps(halves), _mm256_broadcastss_ps(_mm_movehdup_ps(halves)));
+                let dmin = _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0));
+                _mm256_storeu_ps(scale.as_mut_ptr(), _mm256_mul_ps(numbers(scales), d));
+                _mm256_storeu_ps(offset.as_mut_ptr(), _mm256_mul_ps(numbers(minimums), dmin));
             };
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);

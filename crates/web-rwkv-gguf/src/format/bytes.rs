@@ -1,5 +1,7 @@
 //! 32 bytes at once: what blocks are taken apart with.
 
+use super::q4_k::Factors;
+
 /// 32 bytes in registers.
 ///
 /// # Safety
@@ -10,6 +12,12 @@ pub(crate) trait Bytes: Copy {
     unsafe fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]);
     /// `y = x · by`, which is an f16 number.
     unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]);
+    /// See [`Factors::unpack`], which says what it is.
+    #[inline(always)]
+    unsafe fn factors(x: &Factors, scale: &mut [f32; 8], offset: &mut [f32; 8]) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { x.unpack::<Self>(scale, offset) };
+    }
     unsafe fn load(x: &[u8; 32]) -> Self;
     unsafe fn store(self, y: &mut [u8; 32]);
     /// In each byte `self >> shift & mask`.

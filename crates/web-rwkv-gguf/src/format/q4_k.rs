@@ -8,9 +8,7 @@ use super::{Bytes, Quant, fit};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Block {
-    d: [u8; 2],        // f16
-    dmin: [u8; 2],     // f16
-    scales: [u8; 12],  // see `scales`
+    factors: Factors,
     qs: [[u8; 32]; 4], // for each 64 values: value i in the low half of byte i, i + 32 in the high
 }
 const _: () = assert!(size_of::<Block>() == 144);
@@ -32,7 +30,9 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        unsafe { scales::<B>(&self.scales, self.d, self.dmin, scale, offset) };
+        unsafe {
+            B::factors(&self.factors, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
+        };
     }
 
     #[inline(always)]
@@ -40,9 +40,7 @@ impl Quant for Block {
         let fit = fit::offset_groups::<32, 8>(fit::groups(x), fit::groups(weight), 15.0, 63.0);
         let code = |g: usize, i: usize| fit.codes[g][i] as u8;
         Self {
-            d: fit.d,
-            dmin: fit.dmin,
-            scales: pack_scales(&fit.scales, &fit.mins),
+            factors: Factors::pack(fit.d, fit.dmin, &fit.scales, &fit.mins),
             qs: array::from_fn(|n| array::from_fn(|i| code(2 * n, i) | code(2 * n + 1, i) << 4)),
         }
     }
@@ -50,41 +48,43 @@ impl Quant for Block {
 
 /// Eight scales and minimums of 6 bits. The first four of each are the low bits of bytes 0..4 and
 /// 4..8; the last four have their low 4 bits in bytes 8..12 and their high 2 in those bytes' top.
-///
-/// # Safety
-/// As [`Bytes`].
-#[inline(always)]
-pub(super) unsafe fn scales<B: Bytes>(
-    packed: &[u8; 12],
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scale: &mut [f32],
-    offset: &mut [f32],
-) {
-    const LOW_6: u32 = 0x3f3f_3f3f;
-    const LOW_4: u32 = 0x0f0f_0f0f;
-    let four = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
-    let (s, m, hi) = (four(0), four(4), four(8));
-    let eight = |first: u32, last: u32| u64::from(first) | u64::from(last) << 32;
-    let s = eight(s & LOW_6, hi & LOW_4 | s >> 2 & !LOW_4 & LOW_6);
-    let m = eight(m & LOW_6, hi >> 4 & LOW_4 | m >> 2 & !LOW_4 & LOW_6);
-    const TOP: u64 = 0x8080_8080_8080_8080;
-    let negative = (TOP - m) ^ TOP; // in each byte
-    let bytes = |x: u64| x.to_le_bytes().map(|byte| byte as i8);
-    // SAFETY: the caller's promise is handed on.
-    unsafe {
-        B::scaled(bytes(s), d, &mut scale.as_chunks_mut().0[0]);
-        B::scaled(bytes(negative), dmin, &mut offset.as_chunks_mut().0[0]);
-    }
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Factors {
+    d: [u8; 2],    // f16
+    dmin: [u8; 2], // f16
+    packed: [u8; 12],
 }
 
-/// The inverse of [`scales`].
-#[inline(always)]
-pub(super) fn pack_scales(scale: &[f32; 8], min: &[f32; 8]) -> [u8; 12] {
-    let (scale, min) = (scale.map(|s| s as u8), min.map(|m| m as u8));
-    array::from_fn(|i| match i {
-        0..4 => scale[i] | scale[i + 4] >> 4 << 6,
-        4..8 => min[i - 4] | min[i] >> 4 << 6,
-        _ => scale[i - 4] & 15 | min[i - 4] << 4,
-    })
+impl Factors {
+    /// `scale = d scales`, `offset = −dmin minimums`
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    #[inline(always)]
+    pub(super) unsafe fn unpack<B: Bytes>(&self, scale: &mut [f32; 8], offset: &mut [f32; 8]) {
+        let (low, high) = self.packed.split_at(8);
+        let last = |g: usize, shift: u32| high[g % 4] >> shift & 15;
+        let scales =
+            array::from_fn(|g| (if g < 4 { low[g] & 63 } else { last(g, 0) | low[g - 4] >> 6 << 4 }) as i8);
+        let mins =
+            array::from_fn(|g| (if g < 4 { low[g + 4] & 63 } else { last(g, 4) | low[g] >> 6 << 4 }) as i8);
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            B::scaled(scales, self.d, scale);
+            B::scaled(mins.map(|m: i8| -m), self.dmin, offset);
+        }
+    }
+
+    /// The inverse of `unpack`.
+    #[inline(always)]
+    pub(super) fn pack(d: [u8; 2], dmin: [u8; 2], scale: &[f32; 8], min: &[f32; 8]) -> Self {
+        let (scale, min) = (scale.map(|s| s as u8), min.map(|m| m as u8));
+        let packed = array::from_fn(|i| match i {
+            0..4 => scale[i] | scale[i + 4] >> 4 << 6,
+            4..8 => min[i - 4] | min[i] >> 4 << 6,
+            _ => scale[i - 4] & 15 | min[i - 4] << 4,
+        });
+        Self { d, dmin, packed }
+    }
 }

@@ -3,17 +3,12 @@
 
 use std::array;
 
-use super::{
-    Bytes, Quant, fit,
-    q4_k::{pack_scales, scales},
-};
+use super::{Bytes, Quant, fit, q4_k::Factors};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Block {
-    d: [u8; 2],        // f16
-    dmin: [u8; 2],     // f16
-    scales: [u8; 12],  // as in Q4_K
+    factors: Factors,
     qh: [u8; 32],      // bit g of byte i: the fifth bit of value 32g + i
     qs: [[u8; 32]; 4], // for each 64 values: value i in the low half of byte i, i + 32 in the high
 }
@@ -39,7 +34,9 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
-        unsafe { scales::<B>(&self.scales, self.d, self.dmin, scale, offset) };
+        unsafe {
+            B::factors(&self.factors, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
+        };
     }
 
     #[inline(always)]
@@ -47,9 +44,7 @@ impl Quant for Block {
         let fit = fit::offset_groups::<32, 8>(fit::groups(x), fit::groups(weight), 31.0, 63.0);
         let code = |g: usize, i: usize| fit.codes[g][i] as u8;
         Self {
-            d: fit.d,
-            dmin: fit.dmin,
-            scales: pack_scales(&fit.scales, &fit.mins),
+            factors: Factors::pack(fit.d, fit.dmin, &fit.scales, &fit.mins),
             qh: array::from_fn(|i| (0..8).fold(0, |byte, g| byte | code(g, i) >> 4 << g)),
             qs: array::from_fn(|n| array::from_fn(|i| code(2 * n, i) & 15 | code(2 * n + 1, i) << 4)),
         }
