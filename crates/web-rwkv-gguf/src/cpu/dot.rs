@@ -53,7 +53,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
             let mut rest: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
-            let mut scale: [[Sum; T]; R] = [[[0.0; 16]; T]; R];
+            let mut scale = Aligned([[[0.0; 16]; T]; R]);
             for b in 0..blocks {
                 for r in 0..R {
                     let next = rows[r].as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(AHEAD);
@@ -64,7 +64,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                         let at = b * groups;
                         let Token { scale: x_scale, sums: x_sums, lost: x_lost, .. } = x[t];
                         let x = [x_scale.as_ptr().add(at), x_sums.as_ptr().add(at), x_lost.as_ptr().add(at)];
-                        let (rest, scale) = (&mut rest[r][t], &mut scale[r][t]);
+                        let (rest, scale) = (&mut rest[r][t], &mut scale.0[r][t]);
                         if groups == 1 {
                             scales::<Q, f32>(&own, &offset, x, rest, scale);
                         } else {
@@ -73,7 +73,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                     }
                 }
                 // Read from memory, a scale comes into all lanes at once; out of a register it would take two shuffles.
-                let scale = if groups > 1 { hint::black_box(&scale) } else { &scale };
+                let scale = &if groups > 1 { hint::black_box(&scale) } else { &scale }.0;
                 macro_rules! part {
                     ($i:expr) => {
                         for r in 0..R {
@@ -116,6 +116,10 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
         sums
     }
 }
+
+/// At the begin of a line of the cache.
+#[repr(align(64))]
+struct Aligned<T>(T);
 
 /// Of the groups of a block the scales, and what does not depend on codes, added to `rest`.
 ///
