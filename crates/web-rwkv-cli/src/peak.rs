@@ -7,7 +7,7 @@ use memmap2::MmapMut;
 use web_rwkv_gguf::Level;
 
 /// Bytes that are read to measure the memory: more than the caches of common machines hold.
-const BYTES: usize = 512 << 20;
+const BYTES: usize = 480 << 20;
 /// Multiply-adds in a row on each accumulator.
 const ROUNDS: usize = 4_000_000;
 /// Accumulators: enough to hide the latency of two units, few enough for 16 registers.
@@ -26,10 +26,24 @@ pub(crate) fn bandwidth(threads: usize, repeats: usize) -> f64 {
     best(repeats, BYTES as f64, || {
         thread::scope(|scope| {
             for part in data.chunks(data.len().div_ceil(threads)) {
-                scope.spawn(move || black_box(part.iter().fold(0_u64, |a, b| a.wrapping_add(*b))));
+                scope.spawn(move || black_box(sum(part)));
             }
         });
     })
+}
+
+/// Reads four streams at once, line by line, as products do: that is faster than one.
+fn sum(data: &[u64]) -> u64 {
+    let lines = data.as_chunks::<8>().0;
+    let (front, back) = lines.split_at(lines.len() / 2);
+    let ((a, b), (c, d)) = (front.split_at(front.len() / 2), back.split_at(back.len() / 2));
+    let mut sums = [0_u64; 8];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for line in [a, b, c, d] {
+            sums.iter_mut().zip(line).for_each(|(sum, x)| *sum = sum.wrapping_add(*x));
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
 }
 
 /// Highest of `repeats` measured rates of f32 arithmetic, in operations per second; a multiply-add is two.
