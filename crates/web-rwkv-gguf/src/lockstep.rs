@@ -74,11 +74,11 @@ impl<A: Peek + 'static, B: Peek + 'static> Lockstep<A, B> {
     }
 
     /// Compares the states after a batch with those of `b`.
-    pub(crate) fn compare_states(&self, want: &[State]) {
+    pub(crate) fn compare_states(&self, want: &[State], limit: f64) {
         let got = self.states.lock().unwrap();
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
-            self.judge("state", got.as_slice().unwrap(), want.as_slice().unwrap(), self.exact);
+            self.judge("state", got.as_slice().unwrap(), want.as_slice().unwrap(), limit);
         }
     }
 

@@ -54,6 +54,10 @@ pub(super) enum Kernel {
         /// Whether every sequence has one token.
         alone: bool,
     },
+    /// Sixteen tokens at a time on matrix units.
+    Wkv7Matrix {
+        head_size: usize,
+    },
     Wkv7Norm {
         head_size: usize,
     },
@@ -95,6 +99,7 @@ impl fmt::Display for Kernel {
             Self::Wkv7 { head_size, block, split, .. } => {
                 write!(f, "wkv7 of {head_size} by {block}, in {split}")
             }
+            Self::Wkv7Matrix { head_size } => write!(f, "wkv7 of {head_size} on matrix units"),
             Self::Wkv7Norm { .. } => f.write_str("wkv7_norm"),
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
@@ -321,6 +326,12 @@ impl Kernels {
     /// Threads that share a head of `wkv7_norm`.
     fn norm_team(&self) -> usize {
         self.lanes.clamp(1, 8)
+    /// Workgroups that share a head on matrix units, if they take heads of this size; each needs 38 KiB of memory.
+    pub(super) fn matrix_heads(&self, head_size: usize) -> Option<usize> {
+        let fits = (head_size, self.lanes) == (64, 32) && self.room() >= 38 << 10;
+        (self.tier == Tier::Matrix && fits).then_some(2)
+    }
+
     }
 
     /// The entry point and text of a kernel.
@@ -442,6 +453,13 @@ impl Kernels {
                 constants.extend([("N", *head_size), ("TEAM", self.norm_team())]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, include_str!("kernels/wkv7_norm.wgsl")]);
+            Kernel::Wkv7Matrix { head_size } => {
+                threads = 2 * head_size;
+                constants.push(("N", *head_size));
+                let params = include_str!("kernels/part/wkv7_params.wgsl");
+                parts.extend([thread, params, include_str!("kernels/wkv7_matrix.wgsl")]);
+                "wkv7_matrix"
+            }
                 "wkv7_norm"
             }
             Kernel::Wkv6 { head_size, decay, gate } => {
@@ -473,7 +491,7 @@ impl Kernels {
         if subgroups {
             head += "enable f16;\n";
         }
-        if entry == "project_matrix" {
+        if matches!(entry, "project_matrix" | "wkv7_matrix") {
             head += "enable wgpu_cooperative_matrix;\n";
         }
         head += match subgroups {
@@ -485,6 +503,7 @@ impl Kernels {
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
+            "wkv7_matrix" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
         if !layouts.is_empty() {

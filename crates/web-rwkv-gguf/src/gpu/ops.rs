@@ -391,13 +391,14 @@ impl Ops for Gpu {
         let heads = t.r.width / head_size;
         // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
         // a head.
-        let (block, split) = match b.tokens / b.sequences.max(1) {
-            0..2 => (1, 1),
-            2..24 => (4, 1),
-            _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => (16, 2),
-            _ => (16, 1),
+        let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone: b.alone }, split);
+        let (kernel, split) = match (b.tokens / b.sequences.max(1), self.kernels.matrix_heads(head_size)) {
+            (0..2, _) => scan(1, 1),
+            (2..24, _) => scan(4, 1),
+            (_, Some(split)) => (Kernel::Wkv7Matrix { head_size }, split),
+            _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => scan(16, 2),
+            _ => scan(16, 1),
         };
-        let kernel = Kernel::Wkv7 { head_size, block, split, alone: b.alone };
         self.dispatch(b, usize::MAX, &kernel, &params, (heads * split, b.sequences));
         if split > 1 {
             let kernel = Kernel::Wkv7Norm { head_size };
