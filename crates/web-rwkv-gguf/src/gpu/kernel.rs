@@ -119,15 +119,19 @@ const SEGMENT: [(usize, usize); 2] = [(14 << 10, 9 * VECTOR), (26 << 10, 5 * VEC
 /// Tokens of a workgroup of `finish_parts`.
 const FINISHED: usize = 4;
 
-/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, how many such workgroups an H100 runs at
-/// a time, and how long they take for a chunk.
+/// Multiprocessors of an H100.
+const PROCESSORS: usize = 132;
+/// Shares of the columns of products on matrix units.
+const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+
+/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, and how long such workgroups take for a
+/// chunk, in units of 10 ns, if one, two, … share a multiprocessor.
 struct MatrixTile {
     rows: usize,
     tokens: usize,
     down: usize,
     across: usize,
-    at_a_time: usize,
-    time: usize,
+    times: &'static [usize],
 }
 
 impl Tile {
@@ -139,10 +143,8 @@ impl Tile {
     fn matrix(self) -> MatrixTile {
         let (rows, time) = (Self::ROWS, 100);
         match self {
-            Self::Large => {
-                MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, at_a_time: 264, time: 117 }
-            }
-            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, at_a_time: 396, time },
+            Self::Large => MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, times: &[97, 119] },
+            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[68, 86, 100] },
         }
     }
 }
@@ -225,17 +227,18 @@ impl Kernels {
             rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t)
         };
         let time = |&(tile, splits): &(Tile, usize)| {
-            let MatrixTile { at_a_time, time, .. } = tile.matrix();
-            // A part of a tile takes about a hundredth of a chunk's time to be added.
-            let adding = splits * (tiles(tile) + 10);
-            (tiles(tile) * splits).div_ceil(at_a_time) * chunks.div_ceil(splits) * time + adding
+            let MatrixTile { times, tokens, .. } = tile.matrix();
+            let groups = tiles(tile) * splits;
+            let (rounds, rest) = (groups / (PROCESSORS * times.len()), groups % (PROCESSORS * times.len()));
+            let last = rest.div_ceil(PROCESSORS).checked_sub(1).map_or(0, |i| times[i]);
+            // What remains is the time to store a part of a tile, and to add it.
+            (rounds * times[times.len() - 1] + last) * chunks.div_ceil(splits) + groups * tokens / 32
         };
         let has_room = |&(tile, splits): &(Tile, usize)| {
             let MatrixTile { rows, tokens, .. } = tile.matrix();
             splits == 1 || tiles(tile) * rows * tokens * splits <= room
         };
-        let all =
-            [Tile::Large, Tile::Medium].into_iter().flat_map(|tile| [1, 2, 4, 8, 16].map(|s| (tile, s)));
+        let all = [Tile::Large, Tile::Medium].into_iter().flat_map(|tile| SPLITS.map(|s| (tile, s)));
         all.filter(has_room).min_by_key(time).expect("there are tiles")
     }
 
