@@ -141,7 +141,7 @@ impl Tile {
 
     /// As measured on an H100: see docs/kernels.md.
     fn matrix(self) -> MatrixTile {
-        let (rows, time) = (Self::ROWS, 100);
+        let rows = Self::ROWS;
         match self {
             Self::Large => MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, times: &[97, 119] },
             Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[68, 86, 100] },
@@ -326,15 +326,15 @@ impl Kernels {
         threads
     }
 
-    /// Threads that share a head of `wkv7_norm`.
-    fn norm_team(&self) -> usize {
-        self.lanes.clamp(1, 8)
     /// Workgroups that share a head on matrix units, if they take heads of this size; each needs 38 KiB of memory.
     pub(super) fn matrix_heads(&self, head_size: usize) -> Option<usize> {
         let fits = (head_size, self.lanes) == (64, 32) && self.room() >= 38 << 10;
         (self.tier == Tier::Matrix && fits).then_some(2)
     }
 
+    /// Threads that share a head of `wkv7_norm`.
+    fn norm_team(&self) -> usize {
+        self.lanes.clamp(1, 8)
     }
 
     /// The entry point and text of a kernel.
@@ -355,6 +355,7 @@ impl Kernels {
         let norm = include_str!("kernels/part/norm.wgsl");
         let four = include_str!("kernels/part/four.wgsl");
         let job = include_str!("kernels/part/job.wgsl");
+        let finish = include_str!("kernels/part/finish.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
         let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
@@ -392,7 +393,7 @@ impl Kernels {
                 constants.push(("ACT", act.unwrap_or(u32::MAX) as usize));
                 constants.extend([("LANES_values", few.lanes[0]), ("LANES_packed", few.lanes[1])]);
                 constants.extend([("AHEAD_values", few.ahead[0]), ("AHEAD_packed", few.ahead[1])]);
-                parts.extend([thread, store, job, include_str!("kernels/project_few.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/project_few.wgsl")]);
                 if subgroups {
                     parts.push(include_str!("kernels/part/packed_inputs.wgsl"));
                 }
@@ -422,7 +423,7 @@ impl Kernels {
                 let down = (down * 32 / self.lanes.max(32)).max(1);
                 threads = self.lanes * down * across;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
-                parts.extend([thread, store, job, include_str!("kernels/project_matrix.wgsl")]);
+                parts.extend([thread, job, include_str!("kernels/project_matrix.wgsl")]);
                 each = include_str!("kernels/part/matrix_rows.wgsl");
                 let parameters =
                     "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
@@ -431,12 +432,12 @@ impl Kernels {
             }
             Kernel::FinishParts { splits } => {
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
-                parts.extend([thread, store, job, include_str!("kernels/finish_parts.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/finish_parts.wgsl")]);
                 "finish_parts"
             }
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
-                parts.extend([thread, store, job, include_str!("kernels/project_many.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/project_many.wgsl")]);
                 each = include_str!("kernels/part/many_row.wgsl");
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
@@ -452,10 +453,6 @@ impl Kernels {
                 parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"
             }
-            Kernel::Wkv7Norm { head_size } => {
-                constants.extend([("N", *head_size), ("TEAM", self.norm_team())]);
-                let params = include_str!("kernels/part/wkv7_params.wgsl");
-                parts.extend([thread, params, include_str!("kernels/wkv7_norm.wgsl")]);
             Kernel::Wkv7Matrix { head_size } => {
                 threads = 2 * head_size;
                 constants.push(("N", *head_size));
@@ -463,6 +460,10 @@ impl Kernels {
                 parts.extend([thread, params, include_str!("kernels/wkv7_matrix.wgsl")]);
                 "wkv7_matrix"
             }
+            Kernel::Wkv7Norm { head_size } => {
+                constants.extend([("N", *head_size), ("TEAM", self.norm_team())]);
+                let params = include_str!("kernels/part/wkv7_params.wgsl");
+                parts.extend([thread, params, include_str!("kernels/wkv7_norm.wgsl")]);
                 "wkv7_norm"
             }
             Kernel::Wkv6 { head_size, decay, gate } => {
@@ -502,11 +503,15 @@ impl Kernels {
             false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
         };
         head += match entry {
+            "wkv7_matrix" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7" => "alias Float = vec4<f32>;\n",
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
-            "wkv7_matrix" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
+        head += match entry {
+            "project_matrix" => "alias Inputs = vec4<u32>;\n",
+            _ => "alias Inputs = vec4<Input>;\n",
+        };
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
         if !layouts.is_empty() {
@@ -519,6 +524,7 @@ impl Kernels {
                 }
                 if entry == "project_matrix" {
                     text += layout.halves();
+                    text += layout.refetch();
                 }
                 text += each;
                 if let Some(kinds) = kinds {

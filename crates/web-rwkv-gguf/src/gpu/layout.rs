@@ -87,6 +87,14 @@ impl Layout {
         }
     }
 
+    /// The file that fetches a chunk of it after another.
+    pub(super) fn refetch(self) -> &'static str {
+        match self {
+            Self::Q4K => include_str!("kernels/part/refetch_block.wgsl"),
+            _ => include_str!("kernels/part/refetch.wgsl"),
+        }
+    }
+
     /// Vectors of a row of `columns` values, which are a multiple of [`CHUNK`].
     pub(super) fn stride(self, columns: usize) -> usize {
         let planes = |codes: usize, scales: usize| codes + scales.div_ceil(VECTOR);

@@ -7,11 +7,8 @@ const DEEP: u32 = ROWS / DOWN / 16u;
 const WIDE: u32 = TOKENS / ACROSS / 16u;
 /// From row to row of a tile, in vectors of four: 2 more than there are, so that rows start in different banks.
 const STRIDE: u32 = 10u;
-/// Chunks of weights, and vectors of inputs, that a thread fetches.
-const FETCH: u32 = ROWS / THREADS;
-const FETCH_X: u32 = TOKENS * 8u / THREADS;
-
-alias Halves = array<vec4<f16>, 8>;
+/// Vectors of inputs that a thread fetches.
+const FETCH_X: u32 = TOKENS * 4u / THREADS;
 
 var<workgroup> w_tile: array<vec4<f16>, ROWS * STRIDE>;
 var<workgroup> x_tile: array<vec4<f16>, TOKENS * STRIDE>;
@@ -27,6 +24,10 @@ fn project_matrix(b: Builtins) {
     let among = p.parts + part * p.part + (token - p.token) * p.pitch + (b.workgroup.x - p.kept) * ROWS;
     let keeps = b.workgroup.x >= p.kept;
     product(t, job, first, token, part, select(own, among, keeps), select(job.y_width, p.pitch, keeps));
+}
+
+fn halves_in(w: vec4<u32>) -> array<vec4<f16>, 2> {
+    return array(vec4(halves_of(w.x), halves_of(w.y)), vec4(halves_of(w.z), halves_of(w.w)));
 }
 
 fn halves_of(w: u32) -> vec2<f16> {

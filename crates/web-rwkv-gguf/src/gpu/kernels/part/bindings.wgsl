@@ -1,11 +1,11 @@
 // What every kernel sees. Activations of a kind stand in one buffer; a place in it is an index of a value. `Float` and `State`
-// are f32, or several of them where a kernel takes nothing less.
+// are f32, or several of them where a kernel takes nothing less; `Inputs` are four of `Input`, or eight as they lie in memory.
 
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> vectors: array<Float>;
 @group(0) @binding(2) var<storage, read_write> acts: array<Float>;
 /// What products read.
-@group(0) @binding(3) var<storage, read_write> inputs: array<vec4<Input>>;
+@group(0) @binding(3) var<storage, read_write> inputs: array<Inputs>;
 /// Logits.
 @group(0) @binding(4) var<storage, read_write> outputs: array<f32>;
 @group(0) @binding(5) var<storage, read_write> states: array<State>;

@@ -1,4 +1,7 @@
 
+/// Units of weights that a thread fetches; those of a row lie side by side among threads.
+const FETCH_FORMAT: u32 = ROWS * UNITS_FORMAT / THREADS;
+
 fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32) {
     let down = t.subgroup % DOWN;
     let across = t.subgroup / DOWN;
@@ -6,42 +9,47 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
     let share = (chunks + p.splits - 1u) / p.splits;
     let begin = part * share;
     let end = min(begin + share, chunks);
-    var w_at: array<u32, FETCH>;
-    for (var i = 0u; i < FETCH; i++) {
-        w_at[i] = job.weights + min(first + t.index + i * THREADS, job.rows - 1u) * job.stride;
+    var w_at: array<u32, FETCH_FORMAT>;
+    for (var i = 0u; i < FETCH_FORMAT; i++) {
+        w_at[i] = job.weights + min(first + (t.index + i * THREADS) / UNITS_FORMAT, job.rows - 1u) * job.stride;
     }
     var x_at: array<u32, FETCH_X>;
     for (var i = 0u; i < FETCH_X; i++) {
-        let x = token + (t.index + i * THREADS) / 8u;
-        x_at[i] = (job.x + min(x, p.tokens - 1u) * job.x_width) / 4u + t.index % 8u;
+        let x = token + (t.index + i * THREADS) / 4u;
+        x_at[i] = (job.x + min(x, p.tokens - 1u) * job.x_width) / 8u + t.index % 4u;
     }
     var sums: array<array<coop_mat16x16<f32, C>, WIDE>, DEEP>;
-    var raw: array<Raw_FORMAT, FETCH>;
-    var x: array<vec4<f16>, FETCH_X>;
-    for (var i = 0u; i < FETCH; i++) {
-        raw[i] = fetch_FORMAT(w_at[i], min(begin, chunks - 1u), job.columns);
+    let unit = t.index % UNITS_FORMAT;
+    var raw: array<Unit_FORMAT, FETCH_FORMAT>;
+    var x: array<vec4<u32>, FETCH_X>;
+    for (var i = 0u; i < FETCH_FORMAT; i++) {
+        raw[i] = unit_FORMAT(w_at[i], UNITS_FORMAT * min(begin, chunks - 1u) + unit, job.columns);
     }
     for (var i = 0u; i < FETCH_X; i++) {
-        x[i] = inputs[x_at[i] + 8u * min(begin, chunks - 1u)];
+        x[i] = inputs[x_at[i] + 4u * min(begin, chunks - 1u)];
     }
     for (var chunk = begin; chunk < end; chunk++) {
         workgroupBarrier();
-        for (var i = 0u; i < FETCH; i++) {
-            let w = halves_FORMAT(raw[i], chunk);
-            for (var k = 0u; k < 8u; k++) {
-                w_tile[STRIDE * (t.index + i * THREADS) + k] = w[k];
+        for (var i = 0u; i < FETCH_FORMAT; i++) {
+            let w = halves_FORMAT(raw[i], UNITS_FORMAT * chunk + unit);
+            let at = STRIDE * ((t.index + i * THREADS) / UNITS_FORMAT) + 8u / UNITS_FORMAT * unit;
+            for (var k = 0u; k < 8u / UNITS_FORMAT; k++) {
+                w_tile[at + k] = w[k];
             }
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            x_tile[STRIDE * ((t.index + i * THREADS) / 8u) + t.index % 8u] = x[i];
+            let two = halves_in(x[i]);
+            let at = STRIDE * ((t.index + i * THREADS) / 4u) + 2u * (t.index % 4u);
+            x_tile[at] = two[0];
+            x_tile[at + 1u] = two[1];
         }
         workgroupBarrier();
         let next = min(chunk + 1u, end - 1u);
-        for (var i = 0u; i < FETCH; i++) {
-            raw[i] = fetch_FORMAT(w_at[i], next, job.columns);
+        for (var i = 0u; i < FETCH_FORMAT; i++) {
+            raw[i] = refetch_FORMAT(raw[i], w_at[i], UNITS_FORMAT * next + unit, job.columns);
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            x[i] = inputs[x_at[i] + 8u * next];
+            x[i] = inputs[x_at[i] + 4u * next];
         }
         for (var k = 0u; k < 8u; k += 4u) {
             var tokens: array<coop_mat16x16<f16, B>, WIDE>;
