@@ -144,7 +144,7 @@ impl Tile {
         let rows = Self::ROWS;
         match self {
             Self::Large => MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, times: &[97, 119] },
-            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[68, 86, 100] },
+            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[72, 86, 105] },
         }
     }
 }
@@ -231,8 +231,9 @@ impl Kernels {
             let groups = tiles(tile) * splits;
             let (rounds, rest) = (groups / (PROCESSORS * times.len()), groups % (PROCESSORS * times.len()));
             let last = rest.div_ceil(PROCESSORS).checked_sub(1).map_or(0, |i| times[i]);
-            // What remains is the time to store a part of a tile, and to add it.
-            (rounds * times[times.len() - 1] + last) * chunks.div_ceil(splits) + groups * tokens / 32
+            // To store and add a part of a tile takes time too.
+            let adding = groups * (2 + tokens / 64);
+            (rounds * times[times.len() - 1] + last) * chunks.div_ceil(splits) + adding
         };
         let has_room = |&(tile, splits): &(Tile, usize)| {
             let MatrixTile { rows, tokens, .. } = tile.matrix();

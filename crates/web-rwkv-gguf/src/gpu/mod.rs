@@ -56,7 +56,7 @@ const PARTS: usize = 1 << 23;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
 const FEW: usize = 4;
 /// From so many tokens on a product of floats is worth a dispatch of its own.
-const MANY: usize = 192;
+const MANY: usize = 512;
 /// Dispatches of a batch after which what has been recorded is submitted, so that the device begins.
 const BEGIN: [usize; 3] = [16, 64, 192];
 const BINDINGS: usize = 7;

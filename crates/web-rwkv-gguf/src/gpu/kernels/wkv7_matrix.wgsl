@@ -1,10 +1,10 @@
 // As `wkv7`, BLOCK tokens at a time on matrix units: a workgroup has M of the N columns of Sᵀ of a head, in f32 in registers.
 // What matrix units read is f16.
 //
-// With W₋₁ w = W, one in the middle of a block, X = Sᵀ / W does not decay. With rows A = u W₋₁, R = r W, B = u a / W, K = k / W
+// With W₋₁ w = W, one in the middle of a block, X = Sᵀ / W does not decay. With rows A = kk W₋₁, R = r W, B = kk a / W, K = k / W
 // and v for each token of a block, and what lies on and below (L) or only below (D) the diagonal:
 //
-// P = (A X + D(A Kᵀ) V − D(A Bᵀ) P) / ‖u‖², token by token
+// P = A X + D(A Kᵀ) V − D(A Bᵀ) P, token by token
 // Y = R X + L(R Kᵀ) V − L(R Bᵀ) P
 // X = X + Kᵀ V − Bᵀ P
 //
@@ -32,8 +32,6 @@ struct Fetched {
 
 /// Products of w over the tokens of a thread.
 var<workgroup> decays: array<vec4<f32>, GROUPS * VECTORS>;
-/// 1 / ‖u‖²
-var<workgroup> scales: array<f32, BLOCK>;
 var<workgroup> ar: array<vec4<f16>, 2u * BLOCK * LONG>; // A, R
 var<workgroup> bk: array<vec4<f16>, 2u * BLOCK * LONG>; // B, K
 var<workgroup> pv: array<vec4<f16>, 2u * BLOCK * SHORT>; // −P, V
@@ -97,16 +95,15 @@ fn wkv7_matrix(b: Builtins) {
         w /= before;
         for (var i = 0u; i < TOKENS; i++) {
             let x = next[i];
-            let n = TOKENS * group + i;
             let u = x.k * k_k;
-            let at = n * LONG + vector;
-            ar[at] = halves(u * w);
+            let kk = u * inverseSqrt(max(lanes_sum(t, VECTORS, dot(u, u)), 1e-24));
+            let at = (TOKENS * group + i) * LONG + vector;
+            ar[at] = halves(kk * w);
             w *= x.w;
             let inverse = 1.0 / w;
             ar[at + BLOCK * LONG] = halves(x.r * w);
-            bk[at] = halves(u * x.a * inverse);
+            bk[at] = halves(kk * x.a * inverse);
             bk[at + BLOCK * LONG] = halves(x.k * (1.0 + (x.a - 1.0) * k_a) * inverse);
-            scales[n] = 1.0 / max(lanes_sum(t, VECTORS, dot(u, u)), 1e-24);
         }
         pv[(BLOCK + token) * SHORT + column] = halves(v);
         if p.first != 0u && done + token < len {
@@ -117,6 +114,7 @@ fn wkv7_matrix(b: Builtins) {
             next[i] = fetch(done + BLOCK + TOKENS * group + i, head / 4u + vector, start, len);
         }
         v = fetch_v(done + BLOCK + token, (head + share) / 4u + column, start, len);
+        // Of each subgroup a tile of the pairs, and one of A X or R X.
         var pair: coop_mat16x16<f32, C>;
         var y: coop_mat16x16<f32, C>;
         for (var k = 0u; k < VECTORS; k += 4u) {
@@ -133,6 +131,7 @@ fn wkv7_matrix(b: Builtins) {
         let right = 4u * (column % 4u);
         let below = vec4(right, right + 1u, right + 2u, right + 3u) <= vec4(token);
         lower[token * SHORT + column] = halves(select(vec4(0.0), pairs[(BLOCK + token) * FLOATS + column], below));
+        // P, a column a thread: first its sums with V, which wait for nothing.
         if t.index < M {
             var ps: array<f32, BLOCK>;
             var vs: array<f32, BLOCK>;
@@ -159,7 +158,6 @@ fn wkv7_matrix(b: Builtins) {
                         }
                     }
                 }
-                ps[n] *= scales[n];
             }
             for (var n = 0u; n < BLOCK; n++) {
                 pv[n * SHORT + t.index / 4u][t.index % 4u] = halves(vec4(-ps[n])).x;
@@ -167,10 +165,11 @@ fn wkv7_matrix(b: Builtins) {
             }
         }
         workgroupBarrier();
+        // Of each subgroup what one of P and V adds to a tile of Y, and what both add to some rows of X.
         var part = coopLoadT<coop_mat16x16<f32, C>>(&ys[(1u - down) * BLOCK * FLOATS + 4u * across], FLOATS);
-        let of_pairs = coopLoadT<coop_mat16x16<f16, A>>(&lower[4u * down], SHORT);
-        let those = coopLoadT<coop_mat16x16<f16, B>>(&pv[down * BLOCK * SHORT + 4u * across], SHORT);
-        part = coopMultiplyAdd(of_pairs, those, part);
+        let factors = coopLoadT<coop_mat16x16<f16, A>>(&lower[4u * down], SHORT);
+        let added = coopLoadT<coop_mat16x16<f16, B>>(&pv[down * BLOCK * SHORT + 4u * across], SHORT);
+        part = coopMultiplyAdd(factors, added, part);
         coopStoreT(part, &ys[(1u - down) * BLOCK * FLOATS + 4u * across], FLOATS);
         var sums: array<coop_mat16x16<f32, C>, 2>;
         for (var k = 0u; k < 2u; k++) {
