@@ -20,6 +20,8 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
     }
     var sums: array<array<coop_mat16x16<f32, C>, WIDE>, DEEP>;
     let unit = t.index % UNITS_FORMAT;
+    // Vectors of a chunk. A loop up to a variable is not written out: the driver does better if that is left to it.
+    let depth = 8u;
     var raw: array<Unit_FORMAT, FETCH_FORMAT>;
     var x: array<vec4<u32>, FETCH_X>;
     for (var i = 0u; i < FETCH_FORMAT; i++) {
@@ -51,7 +53,7 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
         for (var i = 0u; i < FETCH_X; i++) {
             x[i] = inputs[x_at[i] + 4u * next];
         }
-        for (var k = 0u; k < 8u; k += 4u) {
+        for (var k = 0u; k < depth; k += 4u) {
             var tokens: array<coop_mat16x16<f16, B>, WIDE>;
             for (var i = 0u; i < WIDE; i++) {
                 let at = STRIDE * 16u * (across * WIDE + i) + k;
