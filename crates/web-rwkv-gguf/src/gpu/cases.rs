@@ -238,8 +238,10 @@ fn everything_between_products() {
                 lock.wkv7(&mut b, 1, &ln_x, &r_k, n, &t, &mut y);
                 lock.norm_rows(&mut b, &ln0, &rows, &x, &mut last);
                 lock.end(b, &[]).unwrap();
-                // Matrix units make a state of numbers of 16 bits.
-                lock.compare_states(&states, if tier == Tier::Matrix { ROUNDED } else { EXACT });
+                // Matrix units make the state of a long text of numbers of 16 bits.
+                let texts = seqs.iter().filter(|seq| seq.len > 0).count();
+                let rounded = tier == Tier::Matrix && tokens >= LONG * texts;
+                lock.compare_states(&states, if rounded { ROUNDED } else { EXACT });
             }
         }
         report(tier, &lock);

@@ -71,6 +71,8 @@ const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// Words of a sequence in the table, and of a choice.
 const SEQUENCE: u32 = 3;
 const CHOICE: u32 = 6;
+/// From so many tokens a sequence on wkv7 runs on matrix units.
+const LONG: usize = 24;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
 /// Sequences that run on before their tokens are seen, and steps: so many copies of states cost less than it wins.

@@ -394,7 +394,7 @@ impl Ops for Gpu {
         let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone: b.alone }, split);
         let (kernel, split) = match (b.tokens / b.sequences.max(1), self.kernels.matrix_heads(head_size)) {
             (0..2, _) => scan(1, 1),
-            (2..24, _) => scan(4, 1),
+            (2..LONG, _) => scan(4, 1),
             (_, Some(split)) => (Kernel::Wkv7Matrix { head_size }, split),
             _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => scan(16, 2),
             _ => scan(16, 1),

@@ -81,10 +81,10 @@ fn error(info: &DeviceInfo) -> Result<f64> {
     Ok(error / squares(&mut want.iter().map(|w| f64::from(*w))))
 }
 
-/// Hidden vectors of a token and then of 20, and the state.
+/// Hidden vectors of a token and then of 40, which are long enough for every kernel, and the state.
 fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
     let (mut states, mut output) = ([State::zero(SHAPE)], RnnOutput(vec![vec![]]));
-    for tokens in [vec![3], (0..20).collect()] {
+    for tokens in [vec![3], (0..40).map(|i| i % VOCAB as u32).collect()] {
         let batches = vec![RnnInputBatch::new(tokens, RnnOption::EmbedFull)];
         for chunk in RnnInput::new(batches, RnnInput::CHUNK).chunks(RnnInput::CHUNK) {
             net.forward(&chunk, &mut states, &mut output)?;
