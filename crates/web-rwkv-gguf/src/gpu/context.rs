@@ -1,6 +1,9 @@
 //! A device: its buffers, and what has gone wrong on it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use crate::{Error, Result};
 
@@ -15,6 +18,8 @@ pub(crate) struct Context {
     pub(super) error: Arc<Mutex<Option<String>>>,
     /// Buffers that this machine can read, and nobody uses.
     pub(super) back: Mutex<Vec<wgpu::Buffer>>,
+    /// Whether workgroups of a chain have waited in vain for others.
+    pub(super) gave_up: AtomicBool,
     /// Those of [`super::Chosen`], likewise.
     pub(super) chosen: Mutex<Vec<[wgpu::Buffer; 2]>>,
 }
@@ -100,6 +105,17 @@ impl Context {
             Some(what) => Err(Error::Device { device: self.name.clone(), what }),
             None => Ok(()),
         }
+    }
+
+    /// An error if the first word of `arrived` says that workgroups of a chain have waited in vain.
+    pub(super) fn arrived(&self, gave_up: u32) -> Result<()> {
+        if gave_up == 0 {
+            return Ok(());
+        }
+        self.gave_up.store(true, Relaxed);
+        let what =
+            "expected workgroups that run at a time, found some that waited in vain; from now on none wait";
+        Err(Error::Device { device: self.name.clone(), what: what.into() })
     }
 
     /// A part of a buffer, after all that was submitted.

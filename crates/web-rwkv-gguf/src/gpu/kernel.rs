@@ -68,6 +68,13 @@ pub(super) enum Kernel {
     },
     Wkv4,
     AddGated,
+    /// Operations on one token, one after another, on matrices of these layouts and at most so many columns.
+    Chain {
+        width: usize,
+        head_size: usize,
+        columns: usize,
+        layouts: Vec<Layout>,
+    },
     Sample,
     CopyState,
 }
@@ -104,6 +111,7 @@ impl fmt::Display for Kernel {
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
             Self::AddGated => f.write_str("add_gated"),
+            Self::Chain { .. } => f.write_str("chain"),
             Self::Sample => f.write_str("sample"),
             Self::CopyState => f.write_str("copy_state"),
         }
@@ -165,6 +173,8 @@ pub(super) struct Kernels {
     tier: Tier,
     /// Size of a subgroup, the smallest that there may be.
     lanes: usize,
+    /// Threads of a workgroup at most.
+    threads: usize,
     cache: Option<Cache>,
     compiled: Mutex<HashMap<Kernel, Arc<OnceLock<wgpu::ComputePipeline>>>>,
 }
@@ -177,7 +187,8 @@ impl Kernels {
         lanes: usize,
         cache: Option<Cache>,
     ) -> Self {
-        Self { device: device.clone(), layout, tier, lanes, cache, compiled: Mutex::default() }
+        let threads = device.limits().max_compute_invocations_per_workgroup as usize;
+        Self { device: device.clone(), layout, tier, lanes, threads, cache, compiled: Mutex::default() }
     }
 
     pub(super) fn get(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
@@ -292,9 +303,8 @@ impl Kernels {
             return Few { threads: THREADS, lanes: [lanes(16), packed], rows, ahead };
         }
         // Inputs are brought and packed for many rows at a time.
-        let most = self.device.limits().max_compute_invocations_per_workgroup as usize;
         let values = lanes(if tokens > 2 { 16 } else { 32 });
-        Few { threads: most.min(20 * lanes(32)), lanes: [values, packed], rows, ahead }
+        Few { threads: self.threads.min(20 * lanes(32)), lanes: [values, packed], rows, ahead }
     }
 
     /// Bytes of memory that a workgroup may have.
@@ -333,6 +343,45 @@ impl Kernels {
         (self.tier == Tier::Matrix && fits).then_some(2)
     }
 
+    /// Threads of a workgroup of a chain of this width, of which each has four channels if there are neither few nor many:
+    /// as measured on an H100.
+    pub(super) fn chain_threads(&self, width: usize) -> usize {
+        (width / 128 * 32).clamp(256, 640)
+    }
+
+    /// Threads of a chain that share a part of a head.
+    fn chain_parts(&self, head_size: usize) -> usize {
+        self.lanes.min(head_size / 4)
+    }
+
+    /// Vectors of the workgroup's memory for inputs of a chain.
+    fn chain_tile(&self, layouts: &[Layout], columns: usize) -> usize {
+        let vectors = |l: &Layout| if l.is_float() { columns / 8 } else { columns / CHUNK * 5 };
+        layouts.iter().map(vectors).max().unwrap_or(0)
+    }
+
+    /// Whether a chain of these sizes can run here.
+    pub(super) fn chains(&self, kernel: &Kernel) -> bool {
+        let Kernel::Chain { width, head_size, columns, layouts } = kernel else { return false };
+        let size = head_size / 4;
+        self.tier >= Tier::Subgroup
+            && width.is_multiple_of(*head_size)
+            && head_size.is_power_of_two()
+            && size >= 4
+            && self.chain_threads(*width) <= self.threads
+            && size * self.chain_parts(*head_size) <= self.chain_threads(*width)
+            && self.chain_tile(layouts, *columns) * VECTOR + (8 << 10) <= self.room()
+    }
+
+    /// How many of `threads` threads of a chain share a row of a strip of so many.
+    pub(super) fn chain_lanes(&self, threads: usize, layout: Layout, columns: usize, strip: usize) -> usize {
+        let units = if layout.is_float() { layout.stride(columns) } else { columns / CHUNK };
+        let rounds =
+            |lanes: &usize| (units.div_ceil(*lanes) * strip.div_ceil(threads / lanes), usize::MAX - lanes);
+        let all = [4, 8, 16, 32].into_iter().filter(|lanes| *lanes <= self.lanes);
+        all.min_by_key(rounds).expect("subgroups have at least 8 threads")
+    }
+
     /// Threads that share a head of `wkv7_norm`.
     fn norm_team(&self) -> usize {
         self.lanes.clamp(1, 8)
@@ -356,7 +405,10 @@ impl Kernels {
         let norm = include_str!("kernels/part/norm.wgsl");
         let four = include_str!("kernels/part/four.wgsl");
         let job = include_str!("kernels/part/job.wgsl");
+        let of_jobs = include_str!("kernels/part/job_params.wgsl");
         let finish = include_str!("kernels/part/finish.wgsl");
+        let jobs = &[job, of_jobs].concat();
+        let finish_one = &one_by_one(finish);
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
         let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
@@ -394,9 +446,10 @@ impl Kernels {
                 constants.push(("ACT", act.unwrap_or(u32::MAX) as usize));
                 constants.extend([("LANES_values", few.lanes[0]), ("LANES_packed", few.lanes[1])]);
                 constants.extend([("AHEAD_values", few.ahead[0]), ("AHEAD_packed", few.ahead[1])]);
-                parts.extend([thread, store, job, finish, include_str!("kernels/project_few.wgsl")]);
+                parts.extend([thread, store, jobs, finish, include_str!("kernels/project_few.wgsl")]);
                 if subgroups {
                     parts.push(include_str!("kernels/part/packed_inputs.wgsl"));
+                    parts.push(include_str!("kernels/part/few_load_packed.wgsl"));
                 }
                 let segments = [0, 1].map(|kind| {
                     let ((bytes, size), lanes) = (SEGMENT[kind], few.lanes[kind]);
@@ -424,7 +477,7 @@ impl Kernels {
                 let down = (down * 32 / self.lanes.max(32)).max(1);
                 threads = self.lanes * down * across;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
-                parts.extend([thread, job, include_str!("kernels/project_matrix.wgsl")]);
+                parts.extend([thread, jobs, include_str!("kernels/project_matrix.wgsl")]);
                 each = include_str!("kernels/part/matrix_rows.wgsl");
                 let parameters =
                     "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
@@ -433,12 +486,12 @@ impl Kernels {
             }
             Kernel::FinishParts { splits } => {
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
-                parts.extend([thread, store, job, finish, include_str!("kernels/finish_parts.wgsl")]);
+                parts.extend([thread, store, jobs, finish, include_str!("kernels/finish_parts.wgsl")]);
                 "finish_parts"
             }
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
-                parts.extend([thread, store, job, finish, include_str!("kernels/project_many.wgsl")]);
+                parts.extend([thread, store, jobs, finish, include_str!("kernels/project_many.wgsl")]);
                 each = include_str!("kernels/part/many_row.wgsl");
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
@@ -482,6 +535,30 @@ impl Kernels {
                 parts.extend([thread, include_str!("kernels/add_gated.wgsl")]);
                 "add_gated"
             }
+            Kernel::Chain { width, head_size, columns, layouts: of } => {
+                layouts = of.clone();
+                threads = self.chain_threads(*width);
+                let values = layouts.iter().filter(|l| self.packed(**l) == 0).count();
+                constants.extend([("WIDTH", *width), ("N", *head_size), ("VALUES", values)]);
+                let ahead = if values == layouts.len() { 6 } else { 4 };
+                constants.extend([("AHEAD_values", ahead), ("AHEAD_packed", 2)]);
+                constants.push(("PARTS", self.chain_parts(*head_size)));
+                constants.push(("FETCHED", (columns / 4).div_ceil(threads)));
+                constants.push(("TILE", self.chain_tile(&layouts, *columns)));
+                parts.extend([thread, store, job, finish_one]);
+                parts.extend([
+                    include_str!("kernels/part/packed_inputs.wgsl"),
+                    include_str!("kernels/chain.wgsl"),
+                ]);
+                each = include_str!("kernels/part/chain_rows.wgsl");
+                kinds = Some([
+                    ("values", include_str!("kernels/part/chain_values.wgsl")),
+                    ("packed", include_str!("kernels/part/chain_packed.wgsl")),
+                ]);
+                let parameters = "t: Thread, link: Link, job: Job, begin: u32, strip: u32, lanes: u32";
+                choice = ("rows", parameters, "");
+                "chain"
+            }
             Kernel::Sample => {
                 constants.push(("LANES", self.lanes.clamp(1, 32)));
                 parts.extend([thread, sum, include_str!("kernels/sample.wgsl")]);
@@ -506,6 +583,7 @@ impl Kernels {
         head += match entry {
             "wkv7_matrix" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7" => "alias Float = vec4<f32>;\n",
+            "chain" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
@@ -515,6 +593,13 @@ impl Kernels {
         };
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
+        if entry == "chain" {
+            // Workgroups see what others have written, and weights are fetched where it is said, before a barrier.
+            for name in ["read_write> acts", "read_write> inputs", "read> weights"] {
+                let name = format!("var<storage, {name}");
+                body = body.replace(&name, &format!("@coherent {name}"));
+            }
+        }
         if !layouts.is_empty() {
             body += include_str!("kernels/part/formats.wgsl");
             for layout in &layouts {
@@ -559,6 +644,23 @@ fn choose(name: &str, parameters: &str, result: &str, layouts: &[Layout]) -> Str
     }
     writeln!(text, "    {give}{name}_{}({arguments});\n}}", last.name()).expect("a string takes everything");
     text
+}
+
+/// A text for activations and weights that stand in vectors of four: `acts[i]` becomes `acts[(i) / 4u][(i) % 4u]`.
+fn one_by_one(text: &str) -> String {
+    let mut lines = String::with_capacity(2 * text.len());
+    for line in text.lines() {
+        let mut line = line.to_string();
+        for name in ["acts[", "vectors["] {
+            let Some(from) = line.find(name).map(|at| at + name.len()) else { continue };
+            let len = line[from..].find(']').expect("brackets of kernels are closed");
+            let i = &line[from..from + len];
+            line = format!("{}({i}) / 4u][({i}) % 4u{}", &line[..from], &line[from + len..]);
+        }
+        lines += &line;
+        lines.push('\n');
+    }
+    lines
 }
 
 /// Writes loops of up to this many rounds out.
@@ -657,6 +759,13 @@ fn with(text: &str, name: &str, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_stand_in_vectors_of_four() {
+        let text = "y = acts[a + b] + vectors[c];\n";
+        let want = "y = acts[(a + b) / 4u][(a + b) % 4u] + vectors[(c) / 4u][(c) % 4u];\n";
+        assert_eq!(one_by_one(text), want);
+    }
 
     #[test]
     fn loops_of_constant_bounds_are_written_out() {

@@ -7,6 +7,7 @@ mod before_v7;
 mod cache;
 #[cfg(test)]
 mod cases;
+mod chain;
 mod chosen;
 mod context;
 mod device;
@@ -18,10 +19,10 @@ mod self_test;
 mod state;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +44,7 @@ use crate::{
     state::State,
 };
 use cache::Cache;
+use chain::Chain;
 use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
 use profile::Profile;
@@ -59,7 +61,7 @@ const FEW: usize = 4;
 const MANY: usize = 512;
 /// Dispatches of a batch after which what has been recorded is submitted, so that the device begins.
 const BEGIN: [usize; 3] = [16, 64, 192];
-const BINDINGS: usize = 7;
+const BINDINGS: usize = 8;
 /// Products of a dispatch at most, and words of each.
 const JOBS: usize = 8;
 const JOB: usize = 16;
@@ -104,6 +106,13 @@ struct Memory {
     vectors_buffer: wgpu::Buffer,
     acts: [Arena; 3],
     table: wgpu::Buffer,
+    /// Workgroups that have arrived at the end of each link of a chain.
+    arrived: wgpu::Buffer,
+    /// Workgroups of a chain that run at a time, once they were counted; 0 if there are no chains.
+    workgroups: Option<usize>,
+    /// Layouts of all matrices, and the most columns.
+    layouts: BTreeSet<Layout>,
+    columns: usize,
     pool: Option<Arc<Pool>>,
     groups: HashMap<usize, wgpu::BindGroup>,
     ahead: Option<Ahead>,
@@ -212,6 +221,7 @@ struct Recording {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     table: Vec<u32>,
+    chain: Chain,
     /// What is chosen, and where the tokens are put in the table.
     chosen: Option<(u32, Arc<Chosen>)>,
     /// How many dispatches there are, and what they are, if they are timed.
@@ -268,7 +278,8 @@ impl Gpu {
         if wanted.profile {
             features |= Profile::FEATURES;
         }
-        features |= adapter.features() & wgpu::Features::PIPELINE_CACHE;
+        features |= adapter.features()
+            & (wgpu::Features::PIPELINE_CACHE | wgpu::Features::MEMORY_DECORATION_COHERENT);
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         if tier == Tier::Matrix {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -309,6 +320,7 @@ impl Gpu {
             binding_limit,
             error,
             back: Mutex::default(),
+            gave_up: AtomicBool::new(false),
             chosen: Mutex::default(),
         });
         let entry = |i: usize| wgpu::BindGroupLayoutEntry {
@@ -341,6 +353,10 @@ impl Gpu {
             vectors_buffer: context.buffer("vectors", 0),
             acts: [arena(), arena(), arena()],
             table: context.buffer("table", 4 * TABLE as u64),
+            arrived: context.buffer("arrived", 4 * chain::LINKS as u64),
+            workgroups: None,
+            layouts: BTreeSet::new(),
+            columns: 0,
             pool: None,
             groups: HashMap::new(),
             ahead: None,
@@ -409,11 +425,15 @@ impl Gpu {
         params: &[u32],
         groups: (usize, usize),
     ) {
+        self.end_chain(b);
         let pipeline = self.kernels.get(kernel);
         let group = self.group(&mut b.memory, weights);
-        let Recording { encoder, pass, timed, .. } = &mut b.recording;
+        let (memory, Recording { encoder, pass, timed, chain, .. }) = (&b.memory, &mut b.recording);
         let begin = || {
             let encoder = encoder.get_or_insert_with(|| self.encoder());
+            if chain.kernel.is_some() {
+                encoder.clear_buffer(&memory.arrived, 4, None);
+            }
             let mut pass = encoder.begin_compute_pass(&Default::default()).forget_lifetime();
             self.profile.iter().for_each(|p| p.stamp(&mut pass, 0));
             pass
@@ -452,6 +472,7 @@ impl Gpu {
             &outputs.buffer,
             &states,
             &m.table,
+            &m.arrived,
         ];
         let entry =
             |i: usize| wgpu::BindGroupEntry { binding: i as u32, resource: buffers[i].as_entire_binding() };
@@ -551,6 +572,10 @@ impl Gpu {
             for buffer in &chosen.buffers {
                 encoder.copy_buffer_to_buffer(&m.table, 4 * u64::from(*at), buffer, 0, chosen.bytes());
             }
+            encoder.copy_buffer_to_buffer(&m.arrived, 0, &chosen.buffers[1], chosen.bytes(), 4);
+        }
+        if to > 0 {
+            encoder.copy_buffer_to_buffer(&m.arrived, 0, &m.results, to, 4);
         }
         self.profile.iter().for_each(|p| p.resolve(&mut encoder, recording.timed.len() + 1));
         recording.commands = Some(encoder.finish());
@@ -568,6 +593,7 @@ impl Gpu {
     /// Keeps what has been recorded for the next chunk.
     fn keep_ahead(&self, b: &mut Batch<'_>, wanted: &[&Acts]) {
         if b.ahead && b.recording.pass.is_some() {
+            self.end_chain(b);
             let mut recording = std::mem::take(&mut b.recording);
             self.finish(&mut recording, &b.memory, wanted);
             let slots = b.slots.iter().map(|(_, slot)| slot.clone()).collect();
@@ -616,10 +642,40 @@ impl Gpu {
         }
     }
 
+    /// A product in the table: the rows of a piece, from a workgroup on.
+    fn job_words(
+        &self,
+        b: &Batch<'_>,
+        job: &Job<'_>,
+        piece: &Piece,
+        group: usize,
+        layout: usize,
+    ) -> [u32; JOB] {
+        let (w, first) = (job.w, piece.first as u32);
+        [
+            group as u32,
+            piece.rows as u32,
+            padded(w.columns) as u32,
+            piece.at,
+            w.layout.stride(padded(w.columns)) as u32,
+            layout as u32,
+            self.place(b, job.x),
+            job.x.padded as u32,
+            self.place(b, job.y) + first,
+            job.y.padded as u32,
+            job.y.kind as u32,
+            job.act,
+            job.bias.map_or(0, |v| v.0 + first),
+            job.other.map_or(0, |acts| self.place(b, acts) + first),
+            job.other.map_or(0, |acts| acts.padded as u32),
+            job.before.map_or(0, |acts| self.place(b, acts) + first),
+        ]
+    }
+
     /// Records products whose weights may lie in several buffers, and be many more than a dispatch takes.
     fn products(&self, b: &mut Batch<'_>, jobs: &[Job<'_>]) {
         let tokens = jobs.first().map_or(0, |job| job.x.tokens);
-        if tokens == 0 {
+        if tokens == 0 || self.link_products(b, jobs) {
             return;
         }
         let mut pieces: Vec<(&Job<'_>, &Piece)> =
@@ -660,28 +716,10 @@ impl Gpu {
                 if kept.is_none() && keeps(&(*job, *piece)) {
                     kept = Some(groups);
                 }
-                let (w, first) = (job.w, piece.first as u32);
-                let layout = layouts.iter().position(|l| *l == w.layout).expect("collected above");
-                let (x, y) = (self.place(b, job.x), self.place(b, job.y));
-                b.recording.table.extend([
-                    groups as u32,
-                    piece.rows as u32,
-                    padded(w.columns) as u32,
-                    piece.at,
-                    w.layout.stride(padded(w.columns)) as u32,
-                    layout as u32,
-                    x,
-                    job.x.padded as u32,
-                    y + first,
-                    job.y.padded as u32,
-                    job.y.kind as u32,
-                    job.act,
-                    job.bias.map_or(0, |v| v.0 + first),
-                    job.other.map_or(0, |acts| self.place(b, acts) + first),
-                    job.other.map_or(0, |acts| acts.padded as u32),
-                    job.before.map_or(0, |acts| self.place(b, acts) + first),
-                ]);
-                groups += piece.rows.div_ceil(self.kernels.rows(&kernel, w.layout));
+                let layout = layouts.iter().position(|l| *l == job.w.layout).expect("collected above");
+                let words = self.job_words(b, job, piece, groups, layout);
+                b.recording.table.extend(words);
+                groups += piece.rows.div_ceil(self.kernels.rows(&kernel, job.w.layout));
             }
             let jobs = &b.recording.table[at as usize..];
             let firsts = jobs.chunks_exact(JOB).map(|job| job[0]).chain([u32::MAX; JOBS]);

@@ -23,6 +23,8 @@ impl Ops for Gpu {
         let stride = layout.stride(padded(w.columns)) * VECTOR;
         let mut m = self.memory.lock().expect("no holder panics");
         let m = &mut *m;
+        m.layouts.insert(layout);
+        m.columns = m.columns.max(padded(w.columns));
         let limit = self.context.binding_limit / stride as u64 * stride as u64;
         let mut matrix = Matrix { layout, rows: w.rows, columns: w.columns, pieces: vec![] };
         let mut first = 0;
@@ -128,6 +130,7 @@ impl Ops for Gpu {
         if pool.buffer() != before {
             m.renew();
         }
+        self.leave_chains(m);
         let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
         let recorded = ahead.is_some();
         let (recording, slots, copies) = if let Some(Ahead { mut recording, slots, .. }) = ahead {
@@ -135,7 +138,7 @@ impl Ops for Gpu {
             (recording, slots, vec![])
         } else {
             let mut encoder = self.encoder();
-            let (slots, copies) = self.settle(&pool, &chunk, &mut encoder)?;
+            let (slots, mut copies) = self.settle(&pool, &chunk, &mut encoder)?;
             if pool.buffer() != before {
                 m.renew();
             }
@@ -144,8 +147,13 @@ impl Ops for Gpu {
                 encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4);
             }
             let mut table = head(&chunk, &slots);
+            let mut chain = self.chain(m, &chunk);
+            if chain.kernel.is_some() {
+                // It reads one slot and writes the other.
+                chain.from = copies.pop().map(|[from, _]| from.index());
+            }
             table.extend(copies.iter().flatten().map(|slot| slot.index()));
-            (Recording { encoder: Some(encoder), table, ..Recording::default() }, slots, copies)
+            (Recording { encoder: Some(encoder), table, chain, ..Recording::default() }, slots, copies)
         };
         let alone = chunk.seqs.iter().all(|seq| seq.len == 1);
         let may_follow = alone && chunk.coming.is_empty() && self.profile.is_none();
@@ -178,8 +186,9 @@ impl Ops for Gpu {
     }
 
     fn submit(&self, b: &mut Batch<'_>, wanted: &[&Acts]) -> bool {
+        self.end_chain(b);
         self.finish(&mut b.recording, &b.memory, wanted);
-        let Recording { commands, mut table, chosen, timed, .. } = std::mem::take(&mut b.recording);
+        let Recording { commands, mut table, chosen, timed, chain, .. } = std::mem::take(&mut b.recording);
         write_choices(b.choices, b.choices_at, &mut table);
         assert!(4 * table.len() as u64 <= b.memory.table.size(), "the size of a chunk is limited");
         self.context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&table));
@@ -193,6 +202,7 @@ impl Ops for Gpu {
         if b.ahead {
             // Tokens and choices are put in when they are known.
             b.recording.table = table[..b.copies.0 as usize].to_vec();
+            b.recording.chain.kernel = chain.kernel;
             b.copies.1 = 0;
         }
         b.ahead
@@ -204,20 +214,22 @@ impl Ops for Gpu {
         }
         self.keep_ahead(&mut b, wanted);
         let context = &self.context;
-        let size = wanted.iter().map(|acts| acts.bytes()).sum();
+        let size: u64 = wanted.iter().map(|acts| acts.bytes()).sum();
         let mut out = vec![];
         if size == 0 {
             context.check()?;
         } else {
-            let view = context.map(&b.memory.results, size, b.submission.as_ref().expect("set above"))?;
+            let view = context.map(&b.memory.results, size + 4, b.submission.as_ref().expect("set above"))?;
             let mut data: &[f32] = bytemuck::cast_slice(&view);
             for acts in wanted {
                 let (own, rest) = data.split_at(acts.tokens * acts.padded);
                 out.push(own.chunks_exact(acts.padded).flat_map(|row| &row[..acts.width]).copied().collect());
                 data = rest;
             }
+            let gave_up = data[0].to_bits();
             drop(view);
             b.memory.results.unmap();
+            context.arrived(gave_up)?;
             self.pace(&mut b.memory);
         }
         self.close(b)?;
@@ -319,15 +331,12 @@ impl Ops for Gpu {
             y[0].padded as u32,
             self.place(b, h),
         ];
-        let (mixes, keep) = (mixes.len(), h.kind == Kind::Stream);
-        let kernel = Kernel::Shift { width: x.width, mixes, keep, alone: b.alone };
-        self.dispatch(
-            b,
-            usize::MAX,
-            &kernel,
-            &params,
-            (b.tokens, if b.alone { x.width.div_ceil(Kernel::THREADS) } else { 1 }),
-        );
+        let keep = h.kind == Kind::Stream;
+        let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone };
+        let groups = (b.tokens, if b.alone { x.width.div_ceil(Kernel::THREADS) } else { 1 });
+        if !self.link_shift(b, &params, mixes, places) {
+            self.dispatch(b, usize::MAX, &kernel, &params, groups);
+        }
     }
 
     fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
@@ -389,6 +398,9 @@ impl Ops for Gpu {
             self.parts(b).0,
         ];
         let heads = t.r.width / head_size;
+        if self.link_wkv7(b, heads, &params) {
+            return;
+        }
         // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
         // a head.
         let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone: b.alone }, split);

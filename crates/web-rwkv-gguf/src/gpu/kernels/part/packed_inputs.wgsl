@@ -1,4 +1,4 @@
-// Inputs of `project_few` as whole numbers of 15 bits, with a scale for each chunk: products with codes are summed as those
+// Inputs of few tokens as whole numbers of 15 bits, with a scale for each chunk: products with codes are summed as those
 // of their bytes, 256 high + low, four at a time.
 
 /// From chunk to chunk: two vectors of high bytes, two of low ones; scale, and sums of the inputs of each half.
@@ -9,30 +9,24 @@ const BITS: u32 = 13u << 23u;
 /// A float with this added has a whole number in its lowest bits.
 const WHOLE: f32 = 12582912.0;
 
-fn load_packed(t: Thread, job: Job, token: u32, begin: u32, end: u32) {
-    for (var i = 0u; i < TOKENS; i++) {
-        let row = input_row(job, token + i) + 8u * begin;
-        for (var step = 0u; step < 8u * (end - begin); step += THREADS) {
-            let e = step + t.index;
-            let x = vec4<f32>(inputs[row + min(e, 8u * (end - begin) - 1u)]);
-            let sum = lanes_sum(t, 4u, (x.x + x.y) + (x.z + x.w));
-            var most = max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w)));
-            for (var lanes = 1u; lanes < 8u; lanes *= 2u) {
-                most = max(most, subgroupShuffleXor(most, lanes));
-            }
-            // Scales are powers of two, from 2^-107 on.
-            let exponent = max(bitcast<u32>(most) & 0x7f800000u, 20u << 23u);
-            let q = bitcast<vec4<u32>>(x * bitcast<f32>(2u * EXPONENT + BITS - exponent) + WHOLE);
-            let at = (i * SEGMENT_packed + e / 8u) * PITCH_packed;
-            let part = e / 4u % 2u;
-            if e < 8u * (end - begin) {
-                x_tile[at + part][e % 4u] = pack4xU8((q.xzyw + 128u) >> vec4(8u));
-                x_tile[at + 2u + part][e % 4u] = pack4xU8(q.xzyw);
-                if e % 4u == 0u {
-                    x_tile[at + 4u][part] = bitcast<u32>(sum);
-                    x_tile[at + 4u].z = exponent - BITS;
-                }
-            }
+/// Packs four inputs from 4e on, of which eight neighbours have a chunk, if they are `there`.
+fn put_packed(t: Thread, e: u32, x: vec4<f32>, there: bool) {
+    let sum = lanes_sum(t, 4u, (x.x + x.y) + (x.z + x.w));
+    var most = max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w)));
+    for (var lanes = 1u; lanes < 8u; lanes *= 2u) {
+        most = max(most, subgroupShuffleXor(most, lanes));
+    }
+    // Scales are powers of two, from 2^-107 on.
+    let exponent = max(bitcast<u32>(most) & 0x7f800000u, 20u << 23u);
+    let q = bitcast<vec4<u32>>(x * bitcast<f32>(2u * EXPONENT + BITS - exponent) + WHOLE);
+    let at = e / 8u * PITCH_packed;
+    let part = e / 4u % 2u;
+    if there {
+        x_tile[at + part][e % 4u] = pack4xU8((q.xzyw + 128u) >> vec4(8u));
+        x_tile[at + 2u + part][e % 4u] = pack4xU8(q.xzyw);
+        if e % 4u == 0u {
+            x_tile[at + 4u][part] = bitcast<u32>(sum);
+            x_tile[at + 4u].z = exponent - BITS;
         }
     }
 }
