@@ -241,8 +241,11 @@ def test_progress_may_not_use_the_live_state(model: wrp.Model) -> None:
 def test_ctrl_c_stops_the_work(model: wrp.Model, method: str) -> None:
     before = model.back_state()
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    # Shells start what runs in the background with the signal ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, a late signal must not miss the block
         timer.start()
         getattr(model, method)([1] * 1_000_000)
     timer.join()
+    signal.signal(signal.SIGINT, handler)
     assert model.back_state() == before

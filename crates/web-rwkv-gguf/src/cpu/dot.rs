@@ -46,6 +46,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     unsafe fn run<V: Vector>(self) -> [[f32; R]; T] {
         let Self { rows, x } = self;
         let (blocks, parts, groups) = (rows[0].len(), Q::LEN / SHARED, Q::LEN / Q::GROUP);
+        const { assert!(Q::LEN == SHARED || Q::LEN == 8 * SHARED) };
         assert!(rows.iter().all(|row| row.len() == blocks));
         assert!(x.iter().all(|x| x.has(blocks * Q::LEN, Q::GROUP)));
         let mut sums = [[0.0; R]; T];
@@ -117,7 +118,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
     }
 }
 
-/// At the begin of a line of the cache.
+/// Begins with a line of the cache, so that no register is stored across two.
 #[repr(align(64))]
 struct Aligned<T>(T);
 
