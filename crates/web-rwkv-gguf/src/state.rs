@@ -175,10 +175,6 @@ impl State {
         })
     }
 
-    pub(crate) fn version(&self) -> ModelVersion {
-        self.shape.version
-    }
-
     /// The sizes `[L, N + 2, C]`; RWKV-4's `[L, 5, C]`.
     pub fn dims(&self) -> [usize; 3] {
         [self.shape.layers, self.shape.rows(), self.shape.channels]

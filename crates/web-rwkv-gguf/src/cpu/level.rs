@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::{Bytes, Factors};
+use crate::format::Bytes;
 
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,7 +232,8 @@ impl Lanes for f32 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Bytes, Factors, Kernel, Lanes, Vector};
+    use super::{Bytes, Kernel, Lanes, Vector};
+    use crate::format::q4_k::Factors;
     use std::arch::{asm, x86_64::*};
 
     impl Lanes for __m256 {
@@ -628,7 +629,6 @@ mod arm {
     impl Bytes for uint8x16x2_t {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
-            fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) = *y = x.map(crate::format::f16);
             fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
                 let (x, by) = (vmovl_s8(vld1_s8(x.as_ptr())), crate::format::f16(by));
                 let scaled = |x| vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(x)), by);

@@ -9,7 +9,10 @@ use super::q4_k::Factors;
 pub(crate) trait Bytes: Copy {
     /// The f16 number in two little-endian bytes.
     unsafe fn f16(x: [u8; 2]) -> f32;
-    unsafe fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]);
+    #[inline(always)]
+    unsafe fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) {
+        *y = x.map(super::f16);
+    }
     /// `y = x · by`, which is an f16 number.
     unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]);
     /// See [`Factors::unpack`], which says what it is.
@@ -41,10 +44,6 @@ pub(crate) struct Portable([u8; 32]);
 impl Bytes for Portable {
     unsafe fn f16(x: [u8; 2]) -> f32 {
         super::f16(x)
-    }
-
-    unsafe fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) {
-        *y = x.map(super::f16);
     }
 
     unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) {

@@ -18,7 +18,6 @@ pub(crate) mod q8_0;
 mod small;
 
 pub(crate) use bytes::{Bytes, Portable};
-pub(crate) use q4_k::Factors;
 
 /// A block format of ggml.
 pub(crate) trait Quant: Copy + 'static {

@@ -64,7 +64,7 @@ impl Gpu {
     /// What the operations of a chunk are linked to: a chain if it is one token.
     pub(super) fn chain(&self, m: &mut Memory, chunk: &Chunked<'_>) -> Chain {
         let kernel = match chunk.seqs {
-            [Sequence { len: 1, slot, .. }] if chunk.states[*slot].version() == ModelVersion::V7 => {
+            [Sequence { len: 1, slot, .. }] if chunk.states[*slot].shape().version == ModelVersion::V7 => {
                 self.chain_kernel(m, chunk.states[*slot].dims())
             }
             _ => None,

@@ -405,10 +405,10 @@ impl Kernels {
         let norm = include_str!("kernels/part/norm.wgsl");
         let four = include_str!("kernels/part/four.wgsl");
         let job = include_str!("kernels/part/job.wgsl");
-        let of_jobs = include_str!("kernels/part/job_params.wgsl");
+        let jobs =
+            concat!(include_str!("kernels/part/job.wgsl"), include_str!("kernels/part/job_params.wgsl"));
         let finish = include_str!("kernels/part/finish.wgsl");
-        let jobs = &[job, of_jobs].concat();
-        let finish_one = &one_by_one(finish);
+        let finish_one;
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
         let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
@@ -545,7 +545,8 @@ impl Kernels {
                 constants.push(("PARTS", self.chain_parts(*head_size)));
                 constants.push(("FETCHED", (columns / 4).div_ceil(threads)));
                 constants.push(("TILE", self.chain_tile(&layouts, *columns)));
-                parts.extend([thread, store, job, finish_one]);
+                finish_one = one_by_one(finish);
+                parts.extend([thread, store, job, &finish_one]);
                 parts.extend([
                     include_str!("kernels/part/packed_inputs.wgsl"),
                     include_str!("kernels/chain.wgsl"),
@@ -581,9 +582,8 @@ impl Kernels {
             false => "alias Input = f32;\nconst LARGEST: f32 = 3.4028235e38;\n",
         };
         head += match entry {
-            "wkv7_matrix" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7" => "alias Float = vec4<f32>;\n",
-            "chain" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
+            "wkv7_matrix" | "chain" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
