@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from web_rwkv_py import Model
 
 from rwkv_email_agent.models import EMBEDDED, FOLDER
+
+# What "auto" is: the CPU, whose results are the same every time.
+os.environ.setdefault("WEB_RWKV_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,11 @@ use std::{
 
 use serde_json::Value;
 
+/// On the CPU, also where there is a GPU.
 fn command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_web-rwkv"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_web-rwkv"));
+    command.env("WEB_RWKV_DEVICE", "cpu");
+    command
 }
 
 fn run(args: &[&str], input: &[u8]) -> Output {

@@ -26,6 +26,8 @@ import reference_forward  # noqa: E402
 import witness_models  # noqa: E402
 import witness_versions  # noqa: E402
 
+# What "auto" is, also where there is a GPU.
+os.environ.setdefault("WEB_RWKV_DEVICE", "cpu")
 COMMAND = os.environ.get("WEB_RWKV", str(ROOT / "target/debug/web-rwkv"))
 LLAMA = os.environ.get("LLAMA_PYTHON", sys.executable)
 EMBEDDED = ROOT / "models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf"

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use web_rwkv_gguf::{
-    ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions, Tokenizer,
+    Device, ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions, Tokenizer,
 };
 
 fn models() -> std::path::PathBuf {
@@ -11,7 +11,11 @@ fn models() -> std::path::PathBuf {
 }
 
 fn model() -> Model {
-    Model::open(models().join("rwkv7-mail-q4_k_m.gguf"), Options::default()).unwrap()
+    Model::open(
+        models().join("rwkv7-mail-q4_k_m.gguf"),
+        Options { device: Device::Cpu, ..Options::default() },
+    )
+    .unwrap()
 }
 
 /// Mail, fields and gold values of each demo mail.

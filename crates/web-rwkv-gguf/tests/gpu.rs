@@ -9,7 +9,7 @@ use web_rwkv_gguf::{
     Device, Generation, Model, Options, RnnInput, RnnInputBatch, RnnOption, Sampler, SamplerOptions, State,
     Tier, devices,
 };
-use witness::{array, nmse, shared};
+use witness::{array, cpu, nmse, shared};
 
 /// What 16 bits of the inputs of products may cost; f32 costs less.
 fn limit(tier: Tier) -> f64 {
@@ -84,7 +84,7 @@ fn states_come_back_fork_and_go_on_elsewhere() {
     for name in ["v4", "v6"] {
         let Some(golden) = witness::file(&format!("versions/{name}.golden")) else { return };
         let path = golden.with_extension("safetensors");
-        let cpu = Model::open(&path, Options { device: Device::Cpu, ..Options::default() }).unwrap();
+        let cpu = Model::open(&path, cpu()).unwrap();
         for tier in tiers() {
             let gpu = open(&path, tier);
             let read = |model: &Model, tokens: &[u32], state: &mut State| {
@@ -133,7 +133,7 @@ fn written(model: &Model, mut text: Generation) -> Generation {
 
 #[test]
 fn texts_are_those_of_the_cpu_alone_in_turn_and_together() {
-    let cpu = Model::open(MODEL, Options { device: Device::Cpu, ..Options::default() }).unwrap();
+    let cpu = Model::open(MODEL, cpu()).unwrap();
     let kinds = || PROMPTS.iter().flat_map(|prompt| samplers().map(|sampler| (*prompt, sampler)));
     let on = |model: &Model| kinds().map(|(p, s)| text(model, p, s, &[])).collect::<Vec<_>>();
     let tokens = |texts: &[Generation]| texts.iter().map(|t| t.tokens().to_vec()).collect::<Vec<_>>();

@@ -10,10 +10,10 @@ use std::{
 
 use safetensors::SafeTensors;
 use web_rwkv_gguf::{
-    Device, Error, Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format,
+    Error, Level, Model, Options, Pool, RnnInput, RnnInputBatch, RnnOption, State, format::Format,
     importance, load::Checkpoint,
 };
-use witness::{array, max_error, nmse, shared};
+use witness::{array, cpu, max_error, nmse, shared};
 
 fn witness(name: &str) -> Option<PathBuf> {
     witness::file(&format!("models/{name}"))
@@ -28,18 +28,18 @@ fn levels() -> impl Iterator<Item = Level> {
 }
 
 fn open(path: &Path, level: Level) -> Model {
-    Model::open(path, Options { level: Some(level), ..Options::default() }).unwrap()
+    Model::open(path, Options { level: Some(level), ..cpu() }).unwrap()
 }
 
 /// As [`open`], with activations of 8 bits.
 fn open_fast(path: &Path, level: Level) -> Model {
-    let options = Options { level: Some(level), fast: true, device: Device::Cpu, ..Options::default() };
+    let options = Options { level: Some(level), fast: true, ..cpu() };
     Model::open(path, options).unwrap()
 }
 
 fn embedded() -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
-    Model::open(path, Options::default()).unwrap()
+    Model::open(path, cpu()).unwrap()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn importance_is_what_matrices_are_multiplied_with() {
     let tokens = ids(&SafeTensors::deserialize(&bytes).unwrap(), "ids");
     let golden = SafeTensors::deserialize(&golden).unwrap();
     for level in levels() {
-        let options = Options { level: Some(level), ..Options::default() };
+        let options = Options { level: Some(level), ..cpu() };
         let mut told = vec![];
         let found =
             importance(&Checkpoint::open(&path).unwrap(), options, std::slice::from_ref(&tokens), &mut |p| {
@@ -193,8 +193,7 @@ fn close(a: &[f32], b: &[f32], limit: f64) {
 #[test]
 fn a_profiled_model_tells_how_long_operations_took() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
-    let model =
-        Model::open(path, Options { profile: true, device: Device::Cpu, ..Options::default() }).unwrap();
+    let model = Model::open(path, Options { profile: true, ..cpu() }).unwrap();
     model.run(&tokens(1, 3), RnnOption::Last, &mut model.init_state()).unwrap();
     let times = model.op_times();
     let wkv7 = times.iter().find(|op| op.name == "wkv7").unwrap();
@@ -214,7 +213,7 @@ const STEP: f64 = 1e-7;
 
 /// Models, and what other chunks may change: floats have no steps.
 fn models() -> Vec<(Model, f64)> {
-    let floats = witness("f32.gguf").map(|path| (Model::open(path, Options::default()).unwrap(), 1e-10));
+    let floats = witness("f32.gguf").map(|path| (Model::open(path, cpu()).unwrap(), 1e-10));
     floats.into_iter().chain([(embedded(), STEP)]).collect()
 }
 

@@ -4,10 +4,15 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, tensor::TensorView};
 use web_rwkv_gguf::{
-    Model, Options, State,
+    Device, Model, Options, State,
     format::{Format, decode},
     load::{Bytes, Checkpoint},
 };
+
+/// Options for the CPU, also where there is a GPU.
+fn cpu() -> Options {
+    Options { device: Device::Cpu, ..Options::default() }
+}
 
 /// A file that is gone at the end.
 struct File(PathBuf);
@@ -89,7 +94,7 @@ fn loras_add_to_weights_of_every_kind() {
         assert!((after[at] - want).abs() <= want.abs() / 2048.0 + 1e-7, "{at}: {} {want}", after[at]);
     }
     assert_eq!(merged.tensors["blocks.0.ln1.weight"].data.as_ptr(), norm);
-    Model::from_checkpoint(&merged, Options::default()).unwrap();
+    Model::from_checkpoint(&merged, cpu()).unwrap();
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn sizes(model: &Model) -> (usize, usize, usize) {
 
 #[test]
 fn trained_states_are_turned() {
-    let model = Model::from_checkpoint(&embedded(), Options::default()).unwrap();
+    let model = Model::from_checkpoint(&embedded(), cpu()).unwrap();
     let (layers, h, n) = sizes(&model);
     let names: Vec<_> = (0..layers).map(|i| format!("blocks.{i}.att.time_state")).collect();
     let shape = [h, n, n];
@@ -168,7 +173,7 @@ fn trained_states_are_turned() {
 #[test]
 fn a_model_with_a_trained_state_starts_from_it() {
     let mut checkpoint = embedded();
-    let plain = Model::from_checkpoint(&checkpoint, Options::default()).unwrap();
+    let plain = Model::from_checkpoint(&checkpoint, cpu()).unwrap();
     let (layers, h, n) = sizes(&plain);
     let data: Vec<u8> = (0..h * n * n).flat_map(|i| (i as f32).to_le_bytes()).collect();
     let tensor =
@@ -176,7 +181,7 @@ fn a_model_with_a_trained_state_starts_from_it() {
     for i in 0..layers {
         checkpoint.tensors.insert(format!("blocks.{i}.att.time_state"), tensor.clone());
     }
-    let tuned = Model::from_checkpoint(&checkpoint, Options::default()).unwrap();
+    let tuned = Model::from_checkpoint(&checkpoint, cpu()).unwrap();
     assert!(plain.init_state().as_slice().unwrap().iter().all(|x| *x == 0.0));
     let c = h * n;
     assert_eq!(tuned.init_state().as_slice().unwrap()[(1 + 3) * c + 2], (2 * n + 3) as f32); // key 3, value 2

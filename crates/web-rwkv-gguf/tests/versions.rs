@@ -10,7 +10,7 @@ use web_rwkv_gguf::{
     load::Checkpoint,
     save::{SaveOptions, save},
 };
-use witness::{array, max_error, nmse, shared};
+use witness::{array, cpu, max_error, nmse, shared};
 
 fn witness(name: &str) -> Option<PathBuf> {
     witness::file(&format!("versions/{name}"))
@@ -30,7 +30,7 @@ fn levels() -> impl Iterator<Item = Level> {
 }
 
 fn open(path: &Path, level: Level) -> Model {
-    Model::open(path, Options { level: Some(level), ..Options::default() }).unwrap()
+    Model::open(path, Options { level: Some(level), ..cpu() }).unwrap()
 }
 
 /// The state of the witness as this engine lays it out: token shifts `[L, C]`, between them `[L, H, N, N]` by key and
@@ -228,8 +228,7 @@ fn every_tensor_of_every_layer_is_needed() {
         let open = |edit: &dyn Fn(&mut Checkpoint)| {
             let mut checkpoint = Checkpoint::open(&path).unwrap();
             edit(&mut checkpoint);
-            let model =
-                Model::from_checkpoint(&checkpoint, Options { threads: Some(1), ..Options::default() });
+            let model = Model::from_checkpoint(&checkpoint, Options { threads: Some(1), ..cpu() });
             model.err().map_or("none".into(), |error| error.to_string())
         };
         let whole = Checkpoint::open(&path).unwrap().tensors;

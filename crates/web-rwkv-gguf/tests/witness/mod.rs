@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
+use web_rwkv_gguf::{Device, Options};
 
 /// A file of the witness, or `None` with a word about it.
 pub(crate) fn file(name: &str) -> Option<PathBuf> {
@@ -15,6 +16,11 @@ pub(crate) fn file(name: &str) -> Option<PathBuf> {
         );
     }
     path
+}
+
+/// Options for the CPU, also where there is a GPU.
+pub(crate) fn cpu() -> Options {
+    Options { device: Device::Cpu, ..Options::default() }
 }
 
 /// A model of the folder that is shared.
