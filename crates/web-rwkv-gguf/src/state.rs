@@ -1,10 +1,10 @@
 //! The recurrent state of one sequence, as a value: make it, fork it (`clone`), save it, load it.
 
 use std::{
-    fmt, fs,
+    fmt, fs, mem,
     ops::Deref,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use crate::{
@@ -40,7 +40,7 @@ pub struct State {
 /// The contents of a state.
 #[derive(Clone)]
 enum Floats {
-    Owned(Vec<f32>),
+    Owned(Buffer),
     /// A copy of what is on a GPU, where that has put it.
     Mapped(Arc<Mapped>),
 }
@@ -49,8 +49,51 @@ impl Deref for Floats {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         match self {
-            Self::Owned(data) => data,
+            Self::Owned(data) => &data.0,
             Self::Mapped(data) => data,
+        }
+    }
+}
+
+/// Memory of a state, which the next one has: from the system it would come by a page fault for each 4 KB.
+struct Buffer(Vec<f32>);
+
+/// Buffers that no state has, the latest last.
+static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(vec![]);
+/// Floats of all of them: 128 MB.
+const MOST_SPARE: usize = 32 << 20;
+
+impl Buffer {
+    /// A buffer of any contents.
+    fn new(len: usize) -> Self {
+        let mut spare = SPARE.lock().expect("no holder panics");
+        let found = spare.iter().rposition(|data| data.len() == len).map(|i| spare.remove(i));
+        drop(spare);
+        Self(found.unwrap_or_else(|| vec![0.0; len]))
+    }
+
+    fn zeros(len: usize) -> Self {
+        let mut buffer = Self::new(len);
+        buffer.0.fill(0.0);
+        buffer
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.0.len());
+        copy.0.copy_from_slice(&self.0);
+        copy
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().expect("no holder panics");
+        spare.push(mem::take(&mut self.0));
+        let mut floats: usize = spare.iter().map(Vec::len).sum();
+        while floats > MOST_SPARE {
+            floats -= spare.remove(0).len();
         }
     }
 }
@@ -105,7 +148,7 @@ impl State {
     pub(crate) fn zero(shape: StateShape) -> Self {
         let mut state = Self { data: OnceLock::new(), slot: None, shape };
         if shape.version == ModelVersion::V4 {
-            state.data = OnceLock::from(Floats::Owned(vec![0.0; state.len()]));
+            state.data = OnceLock::from(Floats::Owned(Buffer::zeros(state.len())));
             (0..shape.layers).for_each(|i| state.layer(i).1[2 * shape.channels..].fill(LOWEST));
         }
         state
@@ -114,12 +157,12 @@ impl State {
     /// The state itself, leaving another in its place.
     pub(crate) fn take(&mut self) -> Self {
         let shape = self.shape;
-        std::mem::replace(self, Self { data: OnceLock::new(), slot: None, shape })
+        mem::replace(self, Self { data: OnceLock::new(), slot: None, shape })
     }
 
     /// A state of these contents, which are as many as it has.
     pub(crate) fn of(shape: StateShape, data: Vec<f32>) -> Self {
-        Self { data: OnceLock::from(Floats::Owned(data)), slot: None, shape }
+        Self { data: OnceLock::from(Floats::Owned(Buffer(data))), slot: None, shape }
     }
 
     /// How many floats the state has.
@@ -138,8 +181,9 @@ impl State {
     /// # Errors
     /// For a GPU that was lost.
     pub fn to_host(&mut self) -> Result<()> {
-        if self.slot.is_some() || self.data.get().is_none() {
-            *self = Self::of(self.shape, self.as_slice()?.to_vec());
+        self.as_slice()?;
+        if self.slot.is_some() {
+            *self = Self::of(self.shape, self.take().into_vec()?);
         }
         Ok(())
     }
@@ -156,7 +200,7 @@ impl State {
         if self.data.get().is_none() {
             let data = match &self.slot {
                 Some(slot) => Floats::Mapped(slot.read()?),
-                None => Floats::Owned(vec![0.0; self.len()]),
+                None => Floats::Owned(Buffer::zeros(self.len())),
             };
             self.data.get_or_init(|| data);
         }
@@ -170,7 +214,7 @@ impl State {
     pub fn into_vec(self) -> Result<Vec<f32>> {
         self.as_slice()?;
         Ok(match self.data.into_inner().expect("fetched above") {
-            Floats::Owned(data) => data,
+            Floats::Owned(mut data) => mem::take(&mut data.0),
             Floats::Mapped(data) => data.to_vec(),
         })
     }
@@ -199,7 +243,7 @@ impl State {
         let Some(Floats::Owned(data)) = self.data.get_mut() else {
             unreachable!("the CPU fetches states before it runs")
         };
-        let layer = &mut data[layer * rows * c..][..rows * c];
+        let layer = &mut data.0[layer * rows * c..][..rows * c];
         let (att, rest) = layer.split_at_mut(c);
         let (wkv, ffn) = rest.split_at_mut(rest.len() - c);
         (att, wkv, ffn)
