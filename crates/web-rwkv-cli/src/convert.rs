@@ -55,7 +55,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
 /// The checkpoint in a file, with the vocabulary of `--vocab`.
 pub(crate) fn open(common: &model::Args, path: &Path) -> Result<Checkpoint> {
     let common = common.with_model(Some(path)).local()?;
-    let checkpoint = common.checkpoint(Checkpoint::open)?;
+    let checkpoint = common.checkpoint()?;
     Ok(match &common.vocab {
         Some(path) => checkpoint.with_vocab(Tokenizer::open(path)?.into_vocab()),
         None => checkpoint,

@@ -75,7 +75,7 @@ impl Args {
         let args = self.local()?;
         let waiting = Progress::spinner("loading the model");
         let start = Instant::now();
-        let checkpoint = args.checkpoint(Checkpoint::read)?;
+        let checkpoint = args.checkpoint()?;
         let model = args.model(&checkpoint)?;
         let time = start.elapsed();
         waiting.finish();
@@ -84,13 +84,13 @@ impl Args {
 
     /// The model, whose operations are timed.
     pub(crate) fn open_profiled(&self) -> Result<Model> {
-        let checkpoint = self.local()?.checkpoint(Checkpoint::open)?;
+        let checkpoint = self.local()?.checkpoint()?;
         Ok(Model::from_checkpoint(&checkpoint, Options { profile: true, ..self.options() })?)
     }
 
     pub(crate) fn open_quietly(&self) -> Result<Model> {
         let args = self.local()?;
-        args.model(&args.checkpoint(Checkpoint::read)?)
+        args.model(&args.checkpoint()?)
     }
 
     fn model(&self, checkpoint: &Checkpoint) -> Result<Model> {
@@ -107,7 +107,7 @@ impl Args {
         if let Some(path) = &args.vocab {
             return Ok(Tokenizer::open(path)?);
         }
-        let Checkpoint { vocab, file, .. } = args.checkpoint(Checkpoint::open)?;
+        let Checkpoint { vocab, file, .. } = args.checkpoint()?;
         Ok(Tokenizer::new(vocab.ok_or_else(|| no_vocabulary(&file))?))
     }
 
@@ -124,12 +124,9 @@ impl Args {
     }
 
     /// What is in the file of the model.
-    pub(crate) fn checkpoint(
-        &self,
-        open: fn(&Path) -> web_rwkv_gguf::Result<Checkpoint>,
-    ) -> Result<Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = match &self.model {
-            Some(path) => open(path)?,
+            Some(path) => Checkpoint::open(path)?,
             None => Checkpoint::from_bytes(EMBEDDED_NAME, Bytes::from(EMBEDDED))?,
         };
         if let (Some(path), Some(alpha)) = (&self.lora, self.alpha) {

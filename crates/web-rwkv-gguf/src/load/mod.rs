@@ -20,6 +20,8 @@ use std::{
     sync::Arc,
 };
 
+use memmap2::Mmap;
+
 use crate::{Error, Result, format::Format};
 use named::Named;
 pub(crate) use named::is_named;
@@ -69,24 +71,21 @@ pub struct Bytes {
 
 #[derive(Clone)]
 enum Owner {
-    Mapped(Arc<memmap2::Mmap>),
-    Read(Arc<memmap2::Mmap>),
+    Mapped(Arc<Mapped>),
+    Read(Arc<Mmap>),
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
+}
+
+/// A file, and its bytes in memory.
+struct Mapped {
+    file: File,
+    map: Mmap,
 }
 
 impl Bytes {
     /// Maps a file into memory.
     pub fn map(path: &Path) -> Result<Self> {
-        Self::of(path, false)
-    }
-
-    /// Reads a file into huge pages, where the system has them; else maps it.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::of(path, true)
-    }
-
-    fn of(path: &Path, huge: bool) -> Result<Self> {
         // Asked before it is opened, because opening a pipe waits for its writer.
         let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !kind.is_file() {
@@ -97,13 +96,10 @@ impl Bytes {
             return Err(Error::io(path, io::Error::new(error, format!("expected a file, found {found}"))));
         }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        if let Some(memory) = huge.then(|| huge::read(&file)).flatten() {
-            return Ok(Self { range: 0..memory.len(), owner: Owner::Read(Arc::new(memory)) });
-        }
         // SAFETY: the file must not be changed while it is mapped; the documentation of
         // `Model::open` says so, as every program that maps its models does.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(map)) })
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(Mapped { file, map })) })
     }
 
     /// A part of these bytes; `None` if it ends past them.
@@ -113,14 +109,19 @@ impl Bytes {
         (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
     }
 
+    /// The file that they are mapped from.
+    fn file(&self) -> Option<&File> {
+        if let Owner::Mapped(mapped) = &self.owner { Some(&mapped.file) } else { None }
+    }
+
     /// Says that these bytes are not needed soon: those of a file leave the memory.
     pub(crate) fn release(&self) {
         #[cfg(unix)]
-        if let Owner::Mapped(map) = &self.owner {
+        if let Owner::Mapped(mapped) = &self.owner {
             let (start, len) = (self.range.start, self.range.len());
             // SAFETY: pages of a file that nobody writes are read again, the same, when they are next used.
             let advised =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+                unsafe { mapped.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
             drop(advised); // the system may not want to
         }
     }
@@ -130,7 +131,8 @@ impl std::ops::Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
-            Owner::Mapped(map) | Owner::Read(map) => &map[..],
+            Owner::Mapped(mapped) => &mapped.map[..],
+            Owner::Read(memory) => &memory[..],
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
         };
@@ -220,11 +222,6 @@ impl Checkpoint {
         Self::from_bytes(&path.display().to_string(), Bytes::map(path)?)
     }
 
-    /// As [`Checkpoint::open`], with the file in huge pages where the system has them: for a model that will run.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::from_bytes(&path.display().to_string(), Bytes::read(path)?)
-    }
-
     /// Reads a file from its bytes; `file` is for messages.
     pub fn from_bytes(file: &str, bytes: Bytes) -> Result<Self> {
         let mut checkpoint = Self::empty(file);
@@ -242,6 +239,28 @@ impl Checkpoint {
         }
         checkpoint.tensors.retain(|name, _| !names::UNUSED.contains(&&**name));
         Ok(checkpoint)
+    }
+
+    /// What a CPU runs: tensors of a mapped file are read into huge pages where the system has them, but for the embeddings,
+    /// of which a token needs one row.
+    pub(crate) fn in_huge_pages(&self) -> Self {
+        let mut tensors = self.tensors.clone();
+        let data =
+            tensors.iter_mut().filter(|(name, _)| *name != "emb.weight").map(|(_, tensor)| &mut tensor.data);
+        let mut mapped: Vec<_> = data.filter(|data| data.file().is_some()).collect();
+        mapped.sort_by_key(|data| data.range.start);
+        mapped.iter().for_each(|data| data.release());
+        let parts: Vec<_> =
+            mapped.iter().filter_map(|data| Some((data.file()?, data.range.clone()))).collect();
+        if let Some(memory) = huge::read(&parts) {
+            let (owner, mut at) = (Owner::Read(memory.into()), 0);
+            for data in mapped {
+                let len = data.len();
+                *data = Bytes { owner: owner.clone(), range: at..at + len };
+                at += len.next_multiple_of(huge::LINE);
+            }
+        }
+        Self { tensors, vocab: None, keys: vec![], file: self.file.clone(), ..*self }
     }
 
     /// What a file of no tensors is.

@@ -132,7 +132,7 @@ impl Model {
     /// # Errors
     /// For a file that cannot be read, is no model, is broken, or holds a model that is not supported.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Self::from_checkpoint(&Checkpoint::read(path.as_ref())?, options)
+        Self::from_checkpoint(&Checkpoint::open(path.as_ref())?, options)
     }
 
     /// Opens a model in memory; `name` stands for the file in errors.
@@ -170,9 +170,12 @@ impl Model {
             });
         }
         let tokenizer = checkpoint.vocab.clone().map(Tokenizer::new);
-        let on_cpu = |watch| -> Result<Engine> {
+        let fingerprint = fingerprint(checkpoint);
+        let on_cpu = |watch: Option<Watch>| -> Result<Engine> {
+            // Who watches knows weights by where they stand.
+            let read = watch.is_none().then(|| checkpoint.in_huge_pages());
             let cpu = Cpu::new(level, threads).fast(options.fast).profiled(options.profile).watched(watch);
-            Ok(Engine::Cpu(Box::new(Net::new(cpu, checkpoint)?)))
+            Ok(Engine::Cpu(Box::new(Net::new(cpu, read.as_ref().unwrap_or(checkpoint))?)))
         };
         let on_gpu = |index| Engine::on_gpu(index, options, checkpoint);
         let engine = match options.device {
@@ -187,7 +190,7 @@ impl Model {
             },
             _ => on_cpu(None)?,
         };
-        let (fingerprint, file) = (fingerprint(checkpoint), checkpoint.file.clone());
+        let file = checkpoint.file.clone();
         let mut model = Self { engine, fingerprint, file, tokenizer, trained: None };
         model.trained = model.shape().trained(checkpoint)?;
         Ok(model)
