@@ -1,11 +1,11 @@
 //! Choosing the next token.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{array, borrow::Cow, collections::BTreeMap};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Error, Result};
+use crate::{Error, Result, cpu::exps};
 
 /// How tokens are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,55 +165,73 @@ impl Choice {
         token as u32
     }
 
+    /// One of the tokens that are kept, in their order: it is the same on a GPU.
     fn draw(&self, logits: &[f32]) -> usize {
-        // −0 is as likely as 0.
-        let mut candidates: Vec<(usize, f32)> = logits.iter().map(|x| x + 0.0).enumerate().collect();
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if self.top_k > 0 || self.top_p < 1.0 {
-            let kept = self.keep(&mut candidates, best);
-            candidates.truncate(kept);
-            // Nothing but the order of the tokens is the same on a GPU, which does not sort.
-            candidates.sort_unstable_by_key(|(token, _)| *token);
-        }
-        let weight = |x: f32| ((x - best) / self.temperature).exp();
-        let total: f32 = candidates.iter().map(|(_, x)| weight(*x)).sum();
+        let best = largest(logits);
+        let last = self.last(logits, best);
+        let kept = |token: usize| last.is_none_or(|last| !falls(last, (token, logits[token])));
+        let mut weights = exps(logits, best, self.temperature);
+        weights.iter_mut().enumerate().for_each(|(token, w)| *w = if kept(token) { *w } else { 0.0 });
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mut tokens = 0..logits.len();
         if total.is_nan() {
-            return candidates[0].0; // all are ruled out
+            return tokens.find(|token| kept(*token)).unwrap_or(0); // all are ruled out
         }
-        let mut left = self.random * total;
-        for (token, x) in &candidates {
-            left -= weight(*x);
-            if left < 0.0 {
-                return *token;
-            }
-        }
-        candidates[candidates.len() - 1].0
+        let mut left = f64::from(self.random) * total;
+        let drawn = weights.iter().position(|weight| {
+            left -= f64::from(*weight);
+            left < 0.0
+        });
+        drawn.or_else(|| tokens.rfind(|token| kept(*token))).expect("the likeliest is kept")
     }
 
-    /// Puts the candidates in front that `top_k` and `top_p` keep; how many.
-    fn keep(&self, candidates: &mut [(usize, f32)], best: f32) -> usize {
-        let total: f32 = candidates.iter().map(|(_, x)| (x - best).exp()).sum();
-        let most = if self.top_k == 0 { candidates.len() } else { self.top_k.min(candidates.len()) };
-        // Seldom are many kept, so only as many are sorted as it takes.
-        let mut sorted = 64;
-        loop {
-            sorted = most.min(sorted);
-            let falling = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-            candidates.select_nth_unstable_by(sorted - 1, falling);
-            candidates[..sorted].sort_unstable_by(falling);
-            let mut sum = 0.0;
-            let kept = candidates[..sorted].iter().take_while(|(_, x)| {
-                let before = sum;
-                sum += (x - best).exp() / total;
-                before < self.top_p || self.top_p >= 1.0
-            });
-            let kept = kept.count().max(1);
-            if kept < sorted || sorted == most {
-                return kept;
-            }
-            sorted *= 8;
+    /// The last that `top_k` and `top_p` keep of the tokens, the likeliest first; `None` if they keep all.
+    fn last(&self, logits: &[f32], best: f32) -> Option<(usize, f32)> {
+        if self.top_k == 0 && self.top_p >= 1.0 {
+            return None;
         }
+        let most = if self.top_k == 0 { logits.len() } else { self.top_k };
+        let weights = exps(logits, best, 1.0);
+        // How many tokens stand in each bin, and their weights together.
+        let mut bins = [(0, 0.0); BINS];
+        for weight in &weights {
+            let (count, sum) = &mut bins[bin(*weight)];
+            (*count, *sum) = (*count + 1, *sum + f64::from(*weight));
+        }
+        let total: f64 = bins.iter().map(|(_, sum)| sum).sum();
+        let limit = if self.top_p < 1.0 { f64::from(self.top_p) * total } else { f64::INFINITY };
+        let enough = |count: usize, sum: f64| count >= most || sum >= limit;
+        let (mut count, mut sum, mut at) = (0, 0.0, 0);
+        while at < BINS - 1 && !enough(count + bins[at].0, sum + bins[at].1) {
+            (count, sum, at) = (count + bins[at].0, sum + bins[at].1, at + 1);
+        }
+        let mut tokens: Vec<_> = (0..logits.len()).filter(|t| bin(weights[*t]) == at).collect();
+        // −0 is as likely as 0.
+        tokens.sort_unstable_by(|a, b| (logits[*b] + 0.0).total_cmp(&(logits[*a] + 0.0)).then(a.cmp(b)));
+        let last = tokens.iter().find(|token| {
+            (count, sum) = (count + 1, sum + f64::from(weights[**token]));
+            enough(count, sum)
+        });
+        last.or(tokens.last()).map(|token| (*token, logits[*token]))
     }
+}
+
+/// Bins of weights, which are at most 1, by their upper bits: 32 for each power of two, the largest first.
+const BINS: usize = bin(0.0) + 1;
+
+const fn bin(weight: f32) -> usize {
+    (1f32.to_bits().saturating_sub(weight.to_bits()) >> 18) as usize
+}
+
+/// Whether a token is less likely than another one, or as likely and behind it.
+fn falls(before: (usize, f32), after: (usize, f32)) -> bool {
+    after.1 < before.1 || after.1 == before.1 && after.0 > before.0
+}
+
+fn largest(logits: &[f32]) -> f32 {
+    let (chunks, rest) = logits.as_chunks::<16>();
+    let most = chunks.iter().fold([f32::NEG_INFINITY; 16], |most, x| array::from_fn(|i| most[i].max(x[i])));
+    most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[cfg(test)]
@@ -254,6 +272,37 @@ mod tests {
         agree(SamplerOptions { top_p: 0.85, temperature: 5.0, ..all }, expected(&[1, 2], 5.0));
         agree(SamplerOptions { top_p: 0.0, ..all }, [0.0, 1.0, 0.0, 0.0]);
         agree(SamplerOptions::greedy(), [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_kept_is_the_nucleus() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut number = || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32;
+        for spread in [0.01, 3.0, 30.0] {
+            let logits: Vec<f32> = (0..3001).map(|_| spread * number()).collect();
+            let best = largest(&logits);
+            assert!(logits.iter().all(|x| *x <= best) && logits.contains(&best));
+            let weight = |token: usize| f64::from(logits[token] - best).exp();
+            let total: f64 = (0..logits.len()).map(weight).sum();
+            let mut falling: Vec<usize> = (0..logits.len()).collect();
+            falling.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+            for (top_p, top_k) in [(0.0, 0), (0.3, 0), (0.7, 0), (0.999, 0), (0.9, 5), (1.0, 100)] {
+                let choice = Choice { temperature: 1.0, top_k, top_p, ..Choice::default() };
+                let last = choice.last(&logits, best).unwrap();
+                let kept = |token: &usize| !falls(last, (*token, logits[*token]));
+                let got = falling.iter().take_while(|token| kept(token)).count();
+                // Two tokens more or fewer are what rounding moves.
+                let mut before = 0.0;
+                let nucleus = falling.iter().take_while(|token| {
+                    let share: f64 = before;
+                    before += weight(**token) / total;
+                    share < f64::from(top_p) || top_p >= 1.0
+                });
+                let count = nucleus.take(if top_k == 0 { usize::MAX } else { top_k }).count().max(1);
+                assert!(got.abs_diff(count) <= 2, "{spread} {top_p} {top_k}: {got} {count}");
+                assert_eq!(falling.iter().filter(|token| kept(token)).count(), got);
+            }
+        }
     }
 
     #[test]

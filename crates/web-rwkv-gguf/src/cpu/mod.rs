@@ -47,6 +47,13 @@ pub(crate) struct Cpu {
     watch: Option<Watch>,
 }
 
+/// `exp((x − largest) / temperature)`, of which softmax gives the shares.
+pub(crate) fn exps(x: &[f32], largest: f32, temperature: f32) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    row(Level::best(), rows::Exps { largest, temperature, x, y: &mut y });
+    y
+}
+
 /// Is told of each product the bytes of the weights, and each row that they are multiplied with.
 pub(crate) type Watch = Box<dyn Fn(&[u8], &[f32]) + Send + Sync>;
 

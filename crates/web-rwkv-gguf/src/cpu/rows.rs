@@ -51,6 +51,22 @@ impl Row for Norm<'_> {
     }
 }
 
+/// `y = exp((x − largest) / temperature)`
+pub(super) struct Exps<'a> {
+    pub(super) largest: f32,
+    pub(super) temperature: f32,
+    pub(super) x: &'a [f32],
+    pub(super) y: &'a mut [f32],
+}
+
+impl Row for Exps<'_> {
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let Self { largest, temperature, x, y } = self;
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = M::exp((x - largest) / temperature));
+    }
+}
+
 /// `y = h + m (before − h)`
 pub(super) struct Mix<'a> {
     pub(super) mix: &'a [f32],
