@@ -8,7 +8,11 @@ impl Fnv {
     }
 
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+        bytes.iter().for_each(|b| self.add_word(u64::from(*b)));
+    }
+
+    pub(crate) fn add_word(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x100_0000_01b3);
     }
 
     pub(crate) fn number(&self) -> u64 {

@@ -74,29 +74,33 @@ impl Context {
         }
     }
 
-    /// An error if the device has no memory for what a model needs. No API tells what is free, so that it is taken and
-    /// given back.
-    pub(super) fn fits(&self, needs: Needs) -> Result<()> {
+    /// Buffers for the weights of a model, or an error if the device has no memory for what it needs. No API tells what is
+    /// free, so that all is taken, and what is not of weights is given back.
+    pub(super) fn fit(&self, needs: Needs) -> Result<Vec<wgpu::Buffer>> {
         let Needs { weights, states, activations } = needs;
-        let mut left = weights + states + activations;
-        let mut buffers = vec![];
-        while left > 0 {
-            let size = left.min(self.binding_limit);
-            buffers.push(self.allocate("a model", size).map_err(|e| Error::Device {
-                device: self.name.clone(),
-                what: format!(
-                    "expected memory for {} MiB ({} of weights, {} of states, {} of activations), found less ({e})",
-                    (weights + states + activations) >> 20,
-                    weights >> 20,
-                    states >> 20,
-                    activations >> 20,
-                ),
-            })?);
-            left -= size;
-        }
-        buffers.iter().for_each(wgpu::Buffer::destroy);
+        let allocate = |mut left: u64| {
+            let mut buffers = vec![];
+            while left > 0 {
+                let size = left.min(self.binding_limit);
+                buffers.push(self.allocate("weights", size).map_err(|e| Error::Device {
+                    device: self.name.clone(),
+                    what: format!(
+                        "expected memory for {} MiB ({} of weights, {} of states, {} of activations), found less ({e})",
+                        (weights + states + activations) >> 20,
+                        weights >> 20,
+                        states >> 20,
+                        activations >> 20,
+                    ),
+                })?);
+                left -= size;
+            }
+            Ok::<_, Error>(buffers)
+        };
+        let buffers = allocate(weights)?;
+        allocate(states + activations)?.iter().for_each(wgpu::Buffer::destroy);
         self.device.poll(wgpu::PollType::Poll).ok();
-        self.check()
+        self.check()?;
+        Ok(buffers)
     }
 
     /// What has gone wrong since the last time.

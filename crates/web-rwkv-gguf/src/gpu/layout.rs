@@ -1,10 +1,8 @@
 //! How weights lie in the GPU's memory: rows of vectors of 16 bytes, with an own layout where a format's blocks are not
 //! of whole vectors. Every weight keeps its value.
 
-use std::thread;
-
 use crate::{
-    format::{self, Format, Portable, Quant, q4_0, q5_k, q6_k, with_quant},
+    format::{self, Format, Portable, Quant, q4_0, q5_k, with_quant},
     ops::FileMatrix,
 };
 
@@ -116,24 +114,16 @@ pub(super) fn padded(columns: usize) -> usize {
     columns.next_multiple_of(CHUNK)
 }
 
-/// Writes rows `first..` of a matrix in its layout, on all threads of the machine; `out` is a whole number of rows, and
-/// zero.
+/// Bytes of a row of a matrix in its layout.
+pub(super) fn row_bytes(w: &FileMatrix) -> usize {
+    Layout::of(w.format).stride(padded(w.columns)) * VECTOR
+}
+
+/// Writes rows `first..` of a matrix in its layout; `out` is a whole number of rows, and zero.
 pub(super) fn pack(w: &FileMatrix, first: usize, out: &mut [u8]) {
-    let layout = Layout::of(w.format);
     let from = w.format.row_bytes(w.columns).expect("checked when the model was opened");
-    let to = layout.stride(padded(w.columns)) * VECTOR;
-    let rows = out.len() / to;
-    let each = rows.div_ceil(num_cpus::get_physical()).max(1);
-    thread::scope(|scope| {
-        for (i, part) in out.chunks_mut(each * to).enumerate() {
-            let rows = &w.data[(first + i * each) * from..][..part.len() / to * from];
-            scope.spawn(move || {
-                for (row, out) in rows.chunks_exact(from).zip(part.chunks_exact_mut(to)) {
-                    pack_row(w.format, row, out);
-                }
-            });
-        }
-    });
+    let rows = w.data[first * from..].chunks_exact(from);
+    rows.zip(out.chunks_exact_mut(row_bytes(w))).for_each(|(row, out)| pack_row(w.format, row, out));
 }
 
 fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
@@ -141,10 +131,12 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
         Layout::F32 | Layout::F16 | Layout::BF16 => out[..row.len()].copy_from_slice(row),
         Layout::Q4K => blocks(row, 144, out, 144, |block, out| {
             out[..16].copy_from_slice(&block[..16]);
-            for (q, out) in block[16..].as_chunks::<32>().0.iter().zip(out[16..].as_chunks_mut::<32>().0) {
-                for i in 0..16 {
-                    let (a, b) = (q[order(i)], q[16 + order(i)]);
-                    (out[i], out[16 + i]) = (a & 15 | b << 4, a >> 4 | b & 0xf0);
+            for (q, out) in block[16..].chunks_exact(32).zip(out[16..].chunks_exact_mut(32)) {
+                let (q, out) = (words(q).map(in_order), out.as_chunks_mut::<4>().0);
+                for i in 0..4 {
+                    let (a, b) = (q[i], q[4 + i]);
+                    out[i] = (a & LOW | (b & LOW) << 4).to_le_bytes();
+                    out[4 + i] = (a >> 4 & LOW | b & !LOW).to_le_bytes();
                 }
             }
         }),
@@ -172,13 +164,20 @@ fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
         Layout::Q6K => {
             let (codes, scales) = out.split_at_mut(row.len() / 210 * 208);
             blocks(row, 210, codes, 208, |block, out| {
-                for (c, q) in codes_of::<q6_k::Block>(block, 32).iter().enumerate() {
-                    nibbles(q, &mut out[16 * c..][..16]);
-                    for (i, q) in q.iter().enumerate() {
-                        out[128 + 8 * c + i / 16 * 4 + order(i) % 4] |= q >> 4 << (i % 16 / 4 * 2);
+                let (words, out) = (|at: usize| words(&block[at..]), out.as_chunks_mut::<4>().0);
+                for c in 0..8 {
+                    let (half, part) = (c / 4, c % 4);
+                    let low =
+                        words(64 * half + 32 * (part % 2)).map(|w| in_order(w >> (4 * (part / 2)) & LOW));
+                    let high = words(128 + 32 * half).map(|w| in_order(w >> (2 * part) & 0x0303_0303));
+                    for i in 0..4 {
+                        out[4 * c + i] = (low[i] | low[4 + i] << 4).to_le_bytes();
+                    }
+                    for (i, h) in high.as_chunks::<4>().0.iter().enumerate() {
+                        out[32 + 2 * c + i] = (h[0] | h[1] << 2 | h[2] << 4 | h[3] << 6).to_le_bytes();
                     }
                 }
-                out[192..].copy_from_slice(&block[192..208]);
+                out.as_flattened_mut()[192..].copy_from_slice(&block[192..208]);
             });
             blocks(row, 210, scales, 2, |block, out| out.copy_from_slice(&block[208..]));
         }
@@ -205,15 +204,28 @@ fn order(i: usize) -> usize {
     i & !3 | (i & 1) << 1 | (i >> 1) & 1
 }
 
+/// The first 32 bytes.
+fn words(bytes: &[u8]) -> [u32; 8] {
+    std::array::from_fn(|i| u32::from_le_bytes(std::array::from_fn(|k| bytes[4 * i + k])))
+}
+
+/// Four bytes, as [`order`] says.
+fn in_order(w: u32) -> u32 {
+    w & 0xff00_00ff | (w & 0xff00) << 8 | w >> 8 & 0xff00
+}
+
+/// The low halves of four bytes.
+const LOW: u32 = 0x0f0f_0f0f;
+
 /// The low halves of 32 codes: the first 16 in the low halves of bytes.
 fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
     out.iter_mut().enumerate().for_each(|(i, to)| *to = q[order(i)] & 15 | q[16 + order(i)] << 4);
 }
 
-/// Whether rows are in the file as they lie in the GPU's memory.
-pub(super) fn as_in_file(w: &FileMatrix) -> bool {
-    matches!(Layout::of(w.format), Layout::F32 | Layout::F16 | Layout::BF16)
-        && w.columns.is_multiple_of(CHUNK)
+/// Rows `first..` of a matrix if they are in the file as they lie in the GPU's memory, so many bytes.
+pub(super) fn in_file(w: &FileMatrix, first: usize, bytes: usize) -> Option<&[u8]> {
+    let same = Layout::of(w.format).is_float() && w.columns.is_multiple_of(CHUNK);
+    same.then(|| &w.data[first * row_bytes(w)..][..bytes])
 }
 
 /// For each chunk 32 codes, then scale and offset of each 16.

@@ -17,13 +17,15 @@ mod ops;
 mod profile;
 mod self_test;
 mod state;
+mod upload;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -48,11 +50,10 @@ use chain::Chain;
 use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
 use profile::Profile;
+use upload::Upload;
 
 /// Words of the table of a batch.
 const TABLE: usize = 1 << 20;
-/// Bytes of weights that are on their way to the device at a time.
-const IN_FLIGHT: usize = 64 << 20;
 /// Floats at least that parts of products have room for.
 const PARTS: usize = 1 << 23;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
@@ -97,10 +98,11 @@ pub(crate) struct Gpu {
 }
 
 struct Memory {
-    /// Bytes of weights that are still to come.
+    /// Bytes of weights that are still to come, and buffers for them.
     to_come: u64,
+    allocated: VecDeque<wgpu::Buffer>,
     weights: Vec<Weights>,
-    written: usize,
+    upload: Upload,
     vectors: Vec<f32>,
     /// Buffers of vectors, of each kind of activations, and of the table.
     vectors_buffer: wgpu::Buffer,
@@ -343,12 +345,17 @@ impl Gpu {
             immediate_size: 128,
         });
         let needs = needs(checkpoint);
-        context.fits(needs)?;
+        // Either takes the driver a while.
+        let (allocated, cache) = thread::scope(|scope| {
+            let cache = scope.spawn(|| Cache::open(&context.device, &adapter.get_info()));
+            (context.fit(needs), cache.join().expect("opening a cache does not panic"))
+        });
         let arena = || Arena { rows: 0, width: 0, parts: 0, buffer: context.buffer("acts", 0) };
         let memory = Memory {
             to_come: needs.weights,
+            allocated: allocated?.into(),
             weights: vec![],
-            written: 0,
+            upload: Upload::default(),
             vectors: vec![],
             vectors_buffer: context.buffer("vectors", 0),
             acts: [arena(), arena(), arena()],
@@ -363,7 +370,6 @@ impl Gpu {
             results: context.mappable(1 << 20),
             running: None,
         };
-        let cache = Cache::open(&context.device, &adapter.get_info());
         let kernels = Kernels::new(&context.device, layout, tier, info.subgroup.0 as usize, cache);
         let (memory, widths, widest) = (Mutex::new(memory), Default::default(), Default::default());
         context.check()?;
@@ -388,32 +394,6 @@ impl Gpu {
     /// How long dispatches took since the last time, if they are timed.
     pub(crate) fn op_times(&self) -> Vec<OpTime> {
         self.profile.as_ref().map_or_else(Vec::new, Profile::take)
-    }
-
-    /// Puts rows of a matrix into the device's memory.
-    fn upload(&self, m: &mut Memory, w: &FileMatrix, piece: &Piece, stride: usize) -> Result<()> {
-        let buffer = &m.weights[piece.buffer].buffer;
-        let step = (IN_FLIGHT / 4 / stride).max(1);
-        for first in (0..piece.rows).step_by(step) {
-            let rows = step.min(piece.rows - first);
-            let at = u64::from(piece.at) * VECTOR as u64 + (first * stride) as u64;
-            if layout::as_in_file(w) {
-                let data = &w.data[(piece.first + first) * stride..][..rows * stride];
-                self.context.queue.write_buffer(buffer, at, data);
-            } else {
-                let mut data = vec![0; rows * stride];
-                layout::pack(w, piece.first + first, &mut data);
-                self.context.queue.write_buffer(buffer, at, &data);
-            }
-            m.written += rows * stride;
-            if m.written >= IN_FLIGHT {
-                m.written = 0;
-                self.context.queue.submit([]);
-                self.context.device.poll(wgpu::PollType::wait_indefinitely()).ok();
-                self.context.check()?;
-            }
-        }
-        Ok(())
     }
 
     /// Records a dispatch.
@@ -907,11 +887,11 @@ mod tests {
         let gpu =
             Gpu::new(Wanted { index: Some(info.index), ..Default::default() }, &self_test::checkpoint());
         let context = gpu.unwrap().context;
-        context.fits(Needs { weights: 1 << 20, states: 1, activations: 0 }).unwrap();
+        context.fit(Needs { weights: 1 << 20, states: 1, activations: 0 }).unwrap();
         // A software renderer's memory ends where addresses do.
         if info.kind != "software" {
             let needs = Needs { weights: 1 << 50, states: 1 << 20, activations: 0 };
-            let error = context.fits(needs).unwrap_err();
+            let error = context.fit(needs).unwrap_err();
             assert!(matches!(&error, Error::Device { device, .. } if *device == info.name), "{error}");
             assert!(error.to_string().contains("1073741825 MiB (1073741824 of weights"), "{error}");
         }

@@ -33,8 +33,14 @@ impl Ops for Gpu {
             let room = m.weights.last().map_or(0, |w| w.buffer.size() - w.used);
             // A matrix that fits into a buffer of its own is not cut.
             if room < left.min(limit) {
-                let size = m.to_come.clamp(left.min(limit), self.context.binding_limit);
-                let buffer = self.context.allocate("weights", size)?;
+                let least = left.min(limit);
+                let buffer = match m.allocated.pop_front().filter(|buffer| buffer.size() >= least) {
+                    Some(buffer) => buffer,
+                    None => {
+                        let size = m.to_come.clamp(least, self.context.binding_limit);
+                        self.context.allocate("weights", size)?
+                    }
+                };
                 m.weights.push(Weights { buffer, used: 0 });
             }
             let buffer = m.weights.len() - 1;
@@ -43,7 +49,8 @@ impl Ops for Gpu {
             let piece = Piece { buffer, at: (to.used / VECTOR as u64) as u32, first, rows };
             to.used += (rows * stride) as u64;
             m.to_come = m.to_come.saturating_sub((rows * stride) as u64);
-            self.upload(m, &w, &piece, stride)?;
+            let at = u64::from(piece.at) * VECTOR as u64;
+            m.upload.add(&self.context, &w, (first, rows), (&to.buffer, at))?;
             matrix.pieces.push(piece);
             first += rows;
         }
@@ -111,6 +118,7 @@ impl Ops for Gpu {
         let before = pool.buffer();
         let states = chunk.seqs.iter().filter_map(|seq| chunk.states[seq.slot].slot());
         pool.begin(states.filter(|slot| slot.same_pool(&pool)))?;
+        m.upload.end(&self.context)?;
         let bytes = 4 * m.vectors.len() as u64;
         if m.vectors_buffer.size() < bytes {
             m.vectors_buffer = self.context.buffer("vectors", bytes);
