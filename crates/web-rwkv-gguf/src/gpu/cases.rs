@@ -20,6 +20,7 @@ use crate::{
 impl Gpu {
     /// Runs what has been recorded.
     fn flush(&self, b: &mut Batch<'_>) {
+        self.finish_sums(b);
         let context = &self.context;
         context.queue.write_buffer(&b.memory.table, 0, bytemuck::cast_slice(&b.recording.table));
         b.recording.pass = None;

@@ -25,6 +25,8 @@ pub(super) enum Kernel {
         keep: bool,
         /// Whether every sequence has one token.
         alone: bool,
+        /// Parts of what is yet to be added.
+        splits: usize,
     },
     NormRows {
         width: usize,
@@ -98,7 +100,8 @@ impl fmt::Display for Kernel {
         let names = |layouts: &[Layout]| layouts.iter().map(|l| l.name()).collect::<Vec<_>>().join("+");
         match self {
             Self::Embed { layout, .. } => write!(f, "embed {}", layout.name()),
-            Self::Shift { .. } => f.write_str("shift"),
+            Self::Shift { splits: 0, .. } => f.write_str("shift"),
+            Self::Shift { splits, .. } => write!(f, "shift after {splits} parts"),
             Self::NormRows { .. } => f.write_str("norm_rows"),
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
@@ -421,15 +424,15 @@ impl Kernels {
                 choice = ("embed_row", "t: Thread, row: u32, x: u32", "");
                 "embed"
             }
-            Kernel::Shift { width, mixes, keep, alone } => {
+            Kernel::Shift { width, mixes, keep, alone, splits } => {
+                if subgroups {
+                    // Whole subgroups of any size, whose sums have room.
+                    threads = (width / 4).next_multiple_of(128).min(self.threads).min(64 * self.lanes);
+                }
                 constants.extend([("WIDTH", *width), ("MIXES", *mixes), ("KEEP", usize::from(*keep))]);
-                parts.extend([thread, sum, norm, store, include_str!("kernels/part/shift_params.wgsl")]);
-                let (entry, text) = match alone {
-                    true => ("shift_alone", include_str!("kernels/shift_alone.wgsl")),
-                    false => ("shift", include_str!("kernels/shift.wgsl")),
-                };
-                parts.push(text);
-                entry
+                constants.extend([("ALONE", usize::from(*alone)), ("SPLITS", *splits)]);
+                parts.extend([thread, sum, include_str!("kernels/shift.wgsl")]);
+                "shift"
             }
             Kernel::NormRows { width } => {
                 constants.push(("WIDTH", *width));
@@ -583,9 +586,13 @@ impl Kernels {
         };
         head += match entry {
             "wkv7" => "alias Float = vec4<f32>;\n",
-            "wkv7_matrix" | "chain" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
+            "wkv7_matrix" | "chain" | "shift" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
+        };
+        head += match entry {
+            "shift" => "alias Sum = vec2<f32>;\n",
+            _ => "alias Sum = f32;\n",
         };
         head += match entry {
             "project_matrix" => "alias Inputs = vec4<u32>;\n",

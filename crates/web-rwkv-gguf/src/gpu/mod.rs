@@ -210,9 +210,24 @@ pub(crate) struct Batch<'a> {
     sequence_of: u32,
     /// k_k, k_a and whether v is v_first, from `gates` to `wkv7`, which computes kk and k where it reads them.
     keys: Option<(u32, u32, bool)>,
+    /// Sums of a product that the operation that reads them may add.
+    unfinished: Option<Unfinished>,
+    /// The activations that are in their other place, since such sums were added to them, as [`Unfinished`] names them.
+    moved: Option<usize>,
     /// Where choices stand in the table, and copies of states, and how many.
     choices_at: u32,
     copies: (u32, usize),
+}
+
+/// Sums of a product that are parts, for `finish_parts` to add to activations.
+struct Unfinished {
+    /// Those of so much width before them.
+    before: usize,
+    splits: usize,
+    /// The buffer of the weights, parameters and workgroups.
+    weights: usize,
+    params: Vec<u32>,
+    groups: (usize, usize),
 }
 
 /// Operations that have not run yet.
@@ -406,6 +421,7 @@ impl Gpu {
         groups: (usize, usize),
     ) {
         self.end_chain(b);
+        self.finish_sums(b);
         let pipeline = self.kernels.get(kernel);
         let group = self.group(&mut b.memory, weights);
         let (memory, Recording { encoder, pass, timed, chain, .. }) = (&b.memory, &mut b.recording);
@@ -593,7 +609,24 @@ impl Gpu {
 
     /// Where activations begin in the buffer of their kind.
     fn place(&self, b: &Batch<'_>, acts: &Acts) -> u32 {
-        b.memory.acts.get(acts.kind as usize).map_or(0, |arena| (acts.before * arena.rows) as u32)
+        let Some(arena) = b.memory.acts.get(acts.kind as usize) else { return 0 };
+        match b.moved {
+            Some(before) if acts.kind == Kind::Stream && acts.before == before => self.other_place(b),
+            _ => (acts.before * arena.rows) as u32,
+        }
+    }
+
+    /// The other place of activations that sums are added to, behind the parts.
+    fn other_place(&self, b: &Batch<'_>) -> u32 {
+        let (parts, room) = self.parts(b);
+        parts + room as u32
+    }
+
+    /// Adds sums that no operation has added.
+    fn finish_sums(&self, b: &mut Batch<'_>) {
+        if let Some(Unfinished { splits, weights, params, groups, .. }) = b.unfinished.take() {
+            self.dispatch(b, weights, &Kernel::FinishParts { splits }, &params, groups);
+        }
     }
 
     /// Floats that parts of results of so many tokens take, of products or `wkv7`.
@@ -738,9 +771,15 @@ impl Gpu {
                     timed.bytes = together.iter().map(stride).sum::<usize>() as u64;
                 }
                 if parted && pitch > 0 {
-                    let finish = Kernel::FinishParts { splits };
-                    let tokens = count.div_ceil(self.kernels.tile(&finish).1);
-                    self.dispatch(b, buffer, &finish, &params, (groups - kept, tokens));
+                    let tokens_each = self.kernels.tile(&Kernel::FinishParts { splits }).1;
+                    let groups = (groups - kept, count.div_ceil(tokens_each));
+                    let (job, piece) = together[0];
+                    let before = job.y.before;
+                    b.unfinished = Some(Unfinished { before, splits, weights: buffer, params, groups });
+                    // A shift takes whole rows.
+                    if together.len() > 1 || job.act != ADD || piece.rows != job.y.width || count != tokens {
+                        self.finish_sums(b);
+                    }
                 }
             }
         }
@@ -867,7 +906,7 @@ fn needs(checkpoint: &Checkpoint) -> Needs {
     Needs {
         weights: matrices.sum(),
         states: 4 * 2 * layers * channels.saturating_mul(head_size + 2),
-        activations: 4 * (chunk * (24 * channels + 2 * hidden) + vocab + PARTS as u64),
+        activations: 4 * (chunk * (25 * channels + 2 * hidden) + vocab + PARTS as u64),
     }
 }
 

@@ -82,12 +82,14 @@ impl Ops for Gpu {
             if self.info.tier == Tier::Matrix {
                 arena.rows = arena.rows.max(Tile::TOKENS); // a tile may be stored whole
             }
+            let mut moved = 0;
             if acts.kind == Kind::Stream {
                 arena.parts = self.room_for_parts(arena.rows);
+                moved = self.widest[acts.kind as usize].load(Relaxed);
             }
             let size = if acts.kind == Kind::Input && self.info.tier >= Tier::Subgroup { 2 } else { 4 };
             let label = ["acts", "inputs", "outputs"][acts.kind as usize];
-            let bytes = ((arena.rows * arena.width + arena.parts) * size) as u64;
+            let bytes = ((arena.rows * (arena.width + moved) + arena.parts) * size) as u64;
             if bytes > self.context.binding_limit {
                 return Err(Error::Request {
                     thing: format!("activations of {tokens} tokens"),
@@ -179,6 +181,8 @@ impl Ops for Gpu {
             sequences,
             alone,
             idle: chunk.coming.is_empty(),
+            unfinished: None,
+            moved: None,
             choices: chunk.choices,
             chosen: None,
             tokens_at,
@@ -283,6 +287,7 @@ impl Ops for Gpu {
 
     fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
         self.copy_states(b);
+        b.moved = None;
         for piece in &emb.pieces {
             let params = [
                 b.tokens_at,
@@ -323,7 +328,7 @@ impl Ops for Gpu {
         let places: Vec<_> = y.iter().map(|y| self.place(b, y)).collect();
         let even = |places: &[u32]| places.windows(2).all(|p| p[1] - p[0] == places[1] - places[0]);
         assert!(even(&mixes) && even(&places), "mixes are made one after another");
-        let params = [
+        let mut params = vec![
             0,
             b.sequence_of,
             self.place(b, x),
@@ -339,11 +344,20 @@ impl Ops for Gpu {
             y[0].padded as u32,
             self.place(b, h),
         ];
-        let keep = h.kind == Kind::Stream;
-        let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone };
-        let groups = (b.tokens, if b.alone { x.width.div_ceil(Kernel::THREADS) } else { 1 });
+        let (keep, mut splits) = (h.kind == Kind::Stream, 0);
+        let may_move = b.moved.is_none_or(|before| before == x.before);
+        match b.unfinished.take_if(|sums| may_move && sums.before == x.before) {
+            Some(sums) => {
+                splits = sums.splits;
+                b.moved = if b.moved.is_none() { Some(x.before) } else { None };
+                params.extend(&sums.params[sums.params.len() - 3..]);
+                params.push(self.place(b, x));
+            }
+            None => params.extend([0; 4]),
+        }
+        let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone, splits };
         if !self.link_shift(b, &params, mixes, places) {
-            self.dispatch(b, usize::MAX, &kernel, &params, groups);
+            self.dispatch(b, usize::MAX, &kernel, &params, (b.tokens, 1));
         }
     }
 

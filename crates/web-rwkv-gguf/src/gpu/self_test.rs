@@ -81,18 +81,29 @@ fn error(info: &DeviceInfo) -> Result<f64> {
     Ok(error / squares(&mut want.iter().map(|w| f64::from(*w))))
 }
 
-/// Hidden vectors of a token and then of 40, which are long enough for every kernel, and the state.
+/// Hidden vectors of a token, then of 40, which are long enough for every kernel, and of several after that, one for each
+/// fork of the state; and the states.
 fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
-    let (mut states, mut output) = ([State::zero(SHAPE)], RnnOutput(vec![vec![]]));
-    for tokens in [vec![3], (0..40).map(|i| i % VOCAB as u32).collect()] {
-        let batches = vec![RnnInputBatch::new(tokens, RnnOption::EmbedFull)];
+    let (mut states, mut all) = (vec![State::zero(SHAPE)], vec![]);
+    let text = |tokens: Vec<u32>| vec![RnnInputBatch::new(tokens, RnnOption::EmbedFull)];
+    let forks = (0..FORKS).flat_map(|i| text(vec![i as u32]));
+    let batches = [text(vec![3]), text((0..40).map(|i| i % VOCAB as u32).collect()), forks.collect()];
+    for batches in batches {
+        states.resize(batches.len(), states[0].clone());
+        let mut output = RnnOutput(vec![vec![]; batches.len()]);
         for chunk in RnnInput::new(batches, RnnInput::CHUNK).chunks(RnnInput::CHUNK) {
             net.forward(&chunk, &mut states, &mut output)?;
         }
+        all.extend(output.0);
     }
-    Ok([&output.0[0], states[0].as_slice()?].concat())
+    for state in &states {
+        all.push(state.as_slice()?.to_vec());
+    }
+    Ok(all.concat())
 }
 
+/// More than are few.
+const FORKS: usize = 6;
 const LAYERS: usize = 2;
 const HEAD: usize = 64;
 const C: usize = 128;

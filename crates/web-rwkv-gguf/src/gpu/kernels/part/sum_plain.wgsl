@@ -1,9 +1,9 @@
 // Sums over the threads of a workgroup, through its memory.
 
-var<workgroup> partial_sums: array<f32, 256>;
+var<workgroup> partial_sums: array<Sum, 256>;
 
 /// The sum of x over a workgroup of `threads` threads; every thread gets it.
-fn workgroup_sum(t: Thread, threads: u32, x: f32) -> f32 {
+fn workgroup_sum(t: Thread, threads: u32, x: Sum) -> Sum {
     workgroupBarrier();
     partial_sums[t.index] = x;
     workgroupBarrier();
