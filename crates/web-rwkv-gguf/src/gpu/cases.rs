@@ -307,7 +307,7 @@ fn matrix_units_take_tiles_of_every_size() {
         return eprintln!("skipped: this machine has no matrix units");
     }
     let (lock, rng) = (lockstep(Tier::Matrix), &mut ChaCha8Rng::seed_from_u64(4));
-    for (rows, tokens) in [(70, 70), (650, 650), (1300, 1290)] {
+    for (rows, tokens) in [(70, 70), (70, 90), (650, 650), (1300, 1290)] {
         let w = lock.matrix(matrix(rng, Format::Q8_0, rows, 96)).unwrap();
         let (mut x, mut y) = (lock.acts(96, Kind::Input), lock.acts(rows, Kind::Stream));
         let mut b = lock.begin(Chunked::default()).unwrap();

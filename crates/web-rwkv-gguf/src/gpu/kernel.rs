@@ -92,6 +92,8 @@ impl Kernel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Tile {
     Large,
+    /// Of 80 or 96 tokens.
+    Between(usize),
     Medium,
 }
 
@@ -155,6 +157,10 @@ impl Tile {
         let rows = Self::ROWS;
         match self {
             Self::Large => MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, times: &[97, 119] },
+            Self::Between(tokens) => {
+                let times = if tokens > 80 { &[85, 103] } else { &[79, 95] };
+                MatrixTile { rows, tokens, down: 4, across: 1, times }
+            }
             Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[72, 86, 105] },
         }
     }
@@ -253,7 +259,11 @@ impl Kernels {
             let MatrixTile { rows, tokens, .. } = tile.matrix();
             splits == 1 || tiles(tile) * rows * tokens * splits <= room
         };
-        let all = [Tile::Large, Tile::Medium].into_iter().flat_map(|tile| SPLITS.map(|s| (tile, s)));
+        // As few tiles as there can be may have fewer tokens; 112 are no quicker than 128.
+        let between = tokens.div_ceil(tokens.div_ceil(Tile::TOKENS)).next_multiple_of(16);
+        let between = [80, 96].contains(&between).then_some(Tile::Between(between));
+        let sizes = [Tile::Large, Tile::Medium].into_iter().chain(between);
+        let all = sizes.flat_map(|tile| SPLITS.map(|s| (tile, s)));
         all.filter(has_room).min_by_key(time).expect("there are tiles")
     }
 
@@ -425,14 +435,20 @@ impl Kernels {
                 "embed"
             }
             Kernel::Shift { width, mixes, keep, alone, splits } => {
-                if subgroups {
-                    // Whole subgroups of any size, whose sums have room.
-                    threads = (width / 4).next_multiple_of(128).min(self.threads).min(64 * self.lanes);
-                }
                 constants.extend([("WIDTH", *width), ("MIXES", *mixes), ("KEEP", usize::from(*keep))]);
-                constants.extend([("ALONE", usize::from(*alone)), ("SPLITS", *splits)]);
-                parts.extend([thread, sum, include_str!("kernels/shift.wgsl")]);
-                "shift"
+                parts.extend([thread, sum, include_str!("kernels/part/shift_params.wgsl")]);
+                if *alone && *splits == 0 {
+                    parts.extend([norm, store, include_str!("kernels/shift_alone.wgsl")]);
+                    "shift_alone"
+                } else {
+                    if subgroups {
+                        // Whole subgroups of any size, whose sums have room.
+                        threads = (width / 4).next_multiple_of(128).min(self.threads).min(64 * self.lanes);
+                    }
+                    constants.extend([("ALONE", usize::from(*alone)), ("SPLITS", *splits)]);
+                    parts.push(include_str!("kernels/shift.wgsl"));
+                    "shift"
+                }
             }
             Kernel::NormRows { width } => {
                 constants.push(("WIDTH", *width));

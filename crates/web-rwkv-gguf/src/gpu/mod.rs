@@ -360,6 +360,10 @@ impl Gpu {
             immediate_size: 128,
         });
         let needs = needs(checkpoint);
+        let channels = checkpoint.tensors.get("emb.weight").and_then(|t| t.shape.get(1)).unwrap_or(&0);
+        if !channels.is_multiple_of(4) {
+            return Err(failed(format!("expected channels in multiples of 4, found {channels}")));
+        }
         // Either takes the driver a while.
         let (allocated, cache) = thread::scope(|scope| {
             let cache = scope.spawn(|| Cache::open(&context.device, &adapter.get_info()));

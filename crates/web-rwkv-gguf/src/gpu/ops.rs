@@ -357,7 +357,8 @@ impl Ops for Gpu {
         }
         let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone, splits };
         if !self.link_shift(b, &params, mixes, places) {
-            self.dispatch(b, usize::MAX, &kernel, &params, (b.tokens, 1));
+            let across = if b.alone && splits == 0 { x.width.div_ceil(Kernel::THREADS) } else { 1 };
+            self.dispatch(b, usize::MAX, &kernel, &params, (b.tokens, across));
         }
     }
 

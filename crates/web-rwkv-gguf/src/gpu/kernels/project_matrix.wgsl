@@ -8,10 +8,10 @@ const WIDE: u32 = TOKENS / ACROSS / 16u;
 /// From row to row of a tile, in vectors of four: 2 more than there are, so that rows start in different banks.
 const STRIDE: u32 = 10u;
 /// Vectors of inputs that a thread fetches.
-const FETCH_X: u32 = TOKENS * 4u / THREADS;
+const FETCH_X: u32 = (TOKENS * 4u + THREADS - 1u) / THREADS;
 
 var<workgroup> w_tile: array<vec4<f16>, ROWS * STRIDE>;
-var<workgroup> x_tile: array<vec4<f16>, TOKENS * STRIDE>;
+var<workgroup> x_tile: array<vec4<f16>, FETCH_X * THREADS / 4u * STRIDE>;
 
 @compute @workgroup_size(THREADS)
 fn project_matrix(b: Builtins) {

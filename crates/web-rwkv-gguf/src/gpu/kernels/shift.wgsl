@@ -3,55 +3,39 @@
 // whether h itself is wanted. What a product is yet to add to x may lie in SPLITS parts: then it is added here, and x goes to
 // another place, because workgroups read one another's.
 
-struct Params {
-    sequences: u32, // in the table
-    sequence_of: u32, // in the table, for each token
-    x: u32,
-    weight: u32,
-    bias: u32,
-    eps: f32,
-    state: u32, // of this shift, in a slot
-    slot: u32, // size
-    mix: u32, // the first of the mixes
-    mix_stride: u32,
-    y: u32, // the first of the results
-    y_stride: u32,
-    y_width: u32,
-    h: u32,
-    /// Where the parts are, from token to token, how long a part is, and where x goes.
-    parts: u32,
-    pitch: u32,
-    part: u32,
-    x_after: u32,
-}
-
 const FOURS: u32 = WIDTH / 4u;
 const PER_THREAD: u32 = (FOURS + THREADS - 1u) / THREADS;
 alias Row = array<vec4<f32>, PER_THREAD>;
+
+/// What four channels need beside x.
+struct Own {
+    weight: vec4<f32>,
+    bias: vec4<f32>,
+    mix: array<vec4<f32>, MIXES>,
+    state: vec4<f32>,
+}
 
 @compute @workgroup_size(THREADS)
 fn shift(b: Builtins) {
     let t = thread(b);
     let token = b.workgroup.x;
-    let s = p.sequences + SEQUENCE * table[p.sequence_of + token];
-    let state = (table[s] * p.slot + p.state) / 4u;
-    let first = token == table[s + 1u];
-    // Beside its own row that of the token before, or for the first token that of the last one.
     let x = row_of(t, token);
+    // Beside its own row that of the token before, or for the first token that of the last one.
+    var s = p.sequences + SEQUENCE * token;
+    var first = true;
     var other = x;
     if ALONE == 0u {
+        s = p.sequences + SEQUENCE * table[p.sequence_of + token];
+        first = token == table[s + 1u];
         other = row_of(t, select(token - 1u, token + table[s + 2u] - 1u, first));
     }
-    var weight: Row;
-    var bias: Row;
-    var mix: array<Row, MIXES>;
+    let state = (table[s] * p.slot + p.state) / 4u;
+    var own: array<Own, PER_THREAD>;
     var sums = vec2(0.0);
     for (var k = 0u; k < PER_THREAD; k++) {
-        let c = min(t.index + k * THREADS, FOURS - 1u);
-        weight[k] = vectors[p.weight / 4u + c];
-        bias[k] = vectors[p.bias / 4u + c];
-        for (var i = 0u; i < MIXES; i++) {
-            mix[i][k] = vectors[(p.mix + i * p.mix_stride) / 4u + c];
+        if ALONE != 0u {
+            // Of many tokens it would only take registers, of which two workgroups share a multiprocessor's.
+            own[k] = own_at(min(t.index + k * THREADS, FOURS - 1u), state, first);
         }
         let both = vec2(dot(x[k], vec4(1.0)), dot(other[k], vec4(1.0)));
         sums += select(vec2(0.0), both, t.index + k * THREADS < FOURS);
@@ -59,20 +43,22 @@ fn shift(b: Builtins) {
     let mean = workgroup_sum(t, THREADS, sums) / f32(WIDTH);
     var squares = vec2(0.0);
     for (var k = 0u; k < PER_THREAD; k++) {
-        let own = x[k] - mean.x;
-        let others = other[k] - mean.y;
-        squares += select(vec2(0.0), vec2(dot(own, own), dot(others, others)), t.index + k * THREADS < FOURS);
+        let d = x[k] - mean.x;
+        let e = other[k] - mean.y;
+        squares += select(vec2(0.0), vec2(dot(d, d), dot(e, e)), t.index + k * THREADS < FOURS);
     }
     let scale = inverseSqrt(workgroup_sum(t, THREADS, squares) / f32(WIDTH) + p.eps);
     for (var k = 0u; k < PER_THREAD; k++) {
         let c = t.index + k * THREADS;
         if c < FOURS {
-            let h = (x[k] - mean.x) * scale.x * weight[k] + bias[k];
-            var before = (other[k] - mean.y) * scale.y * weight[k] + bias[k];
+            if ALONE == 0u {
+                own[k] = own_at(c, state, first);
+            }
+            let h = (x[k] - mean.x) * scale.x * own[k].weight + own[k].bias;
+            var before = (other[k] - mean.y) * scale.y * own[k].weight + own[k].bias;
             if first {
-                let last = before;
-                before = states[state + c];
-                states[state + c] = last;
+                states[state + c] = before;
+                before = own[k].state;
             }
             if SPLITS > 0u {
                 acts[(p.x_after + token * WIDTH) / 4u + c] = x[k];
@@ -81,13 +67,14 @@ fn shift(b: Builtins) {
                 acts[(p.h + token * WIDTH) / 4u + c] = h;
             }
             for (var i = 0u; i < MIXES; i++) {
-                let y = clamp(h + mix[i][k] * (before - h), vec4(-LARGEST), vec4(LARGEST));
+                let y = clamp(h + own[k].mix[i] * (before - h), vec4(-LARGEST), vec4(LARGEST));
                 inputs[(p.y + i * p.y_stride + token * p.y_width) / 4u + c] = vec4<Input>(y);
             }
         }
     }
 }
 
+/// x of a token, with what is yet to be added.
 fn row_of(t: Thread, token: u32) -> Row {
     var x: Row;
     for (var k = 0u; k < PER_THREAD; k++) {
@@ -98,4 +85,17 @@ fn row_of(t: Thread, token: u32) -> Row {
         }
     }
     return x;
+}
+
+fn own_at(c: u32, state: u32, first: bool) -> Own {
+    var own: Own;
+    own.weight = vectors[p.weight / 4u + c];
+    own.bias = vectors[p.bias / 4u + c];
+    for (var i = 0u; i < MIXES; i++) {
+        own.mix[i] = vectors[(p.mix + i * p.mix_stride) / 4u + c];
+    }
+    if first {
+        own.state = states[state + c];
+    }
+    return own;
 }
