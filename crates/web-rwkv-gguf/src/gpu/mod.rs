@@ -917,7 +917,7 @@ fn needs(checkpoint: &Checkpoint) -> Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RnnInput, RnnInputBatch, RnnOption, RnnOutput, model::Net};
+    use crate::{RnnInput, RnnInputBatch, RnnOption, RnnOutput, format::Format, load::Tensor, model::Net};
 
     /// A model too large for any device.
     #[test]
@@ -942,6 +942,19 @@ mod tests {
         assert!(error.to_string().contains("no memory for 1125899906842624 bytes of weights"), "{error}");
         context.check().unwrap(); // and the device is as good as before
         context.allocate("weights", 1 << 20).unwrap();
+    }
+
+    /// Kernels take four channels at a time.
+    #[test]
+    fn widths_that_kernels_do_not_take_are_errors() {
+        if devices().is_empty() {
+            return println!("skipped: no GPU with a driver for Vulkan, Metal or DirectX 12");
+        }
+        let mut checkpoint = Checkpoint::empty("narrow");
+        let (shape, data) = (vec![1, 6], vec![0; 24].into());
+        checkpoint.tensors.insert("emb.weight".into(), Tensor { shape, format: Format::F32, data });
+        let Err(error) = Gpu::new(Wanted::default(), &checkpoint) else { unreachable!("it has 6 channels") };
+        assert!(error.to_string().contains("expected channels in multiples of 4, found 6"), "{error}");
     }
 
     /// More states than slots: a batch of two after another, in turn.
