@@ -5,20 +5,28 @@ use crate::load::ModelVersion;
 
 /// Words of a link.
 const LINK: usize = 18;
+/// Words of a job of a link.
+const JOB: usize = 18;
 /// What a link is.
 const PRODUCTS: u32 = 0;
 const SHIFTED: u32 = 1;
 const WKV7: u32 = 2;
-const NOTHING: u32 = 3;
+const MEETING: u32 = 3;
+/// A place that is none.
+const NOWHERE: u32 = u32::MAX;
 /// Links of a layer at most, in as many buffers of weights as there may be.
 const LINKS_OF_LAYER: usize = 16;
-/// Links of a batch at most, and in front of their counts a word that says whether a workgroup gave up.
-pub(super) const LINKS: usize = 4096;
-/// How often a workgroup looks whether others have arrived: about a second; a millisecond while it is tried out, and in
-/// software, where Mesa ends loops after 65,535 rounds.
+/// Links of a batch at most.
+const LINKS: usize = 4096;
+/// Vectors of what is posted, of which the first says whether a workgroup gave up.
+pub(super) const POSTS: usize = 1 << 16;
+/// Tags of posts are of 16 bits, and not 0.
+const TAGS: u32 = 0xffff;
+/// How often a thread looks whether what it reads has been posted: about a second; a millisecond while it is tried out, and
+/// in software, where Mesa ends loops after 65,535 rounds.
 const PATIENCE: [u32; 2] = [1 << 20, 1 << 11];
-/// Workgroups that a chain is worth while with, and that are tried.
-const WORKGROUPS: (usize, usize) = (16, 1024);
+/// Workgroups that a chain is worth while with; more than the most read what is posted more often than it is worth.
+const WORKGROUPS: (usize, usize) = (16, 132);
 
 /// What is being recorded of a chain.
 #[derive(Default)]
@@ -30,14 +38,18 @@ pub(super) struct Chain {
     /// The buffer of the weights.
     weights: Option<usize>,
     links: Vec<[u32; LINK]>,
-    /// Links of the batch so far.
-    before: usize,
     shift: Option<Shifted>,
+    /// The posts of activations, by their kinds and places, and vectors of them so far.
+    posts: HashMap<(usize, u32), u32>,
+    vectors: usize,
+    /// Whether a shift has not left in the state yet what it should.
+    pending: bool,
 }
 
 /// A shift that becomes a part of the products that follow.
 struct Shifted {
-    /// x, weight, bias and eps.
+    /// Whether x has been posted; x, weight, bias and eps.
+    posted: bool,
     norm: [u32; 4],
     /// Where the state is before and after.
     state: [u32; 2],
@@ -57,6 +69,40 @@ impl Chain {
     /// The slots of the state before and after, of a batch with this table.
     fn slots(&self, table: &[u32]) -> [u32; 2] {
         [self.from.unwrap_or(table[0]), table[0]]
+    }
+
+    /// Keeps a shift, if there is a chain.
+    fn keep(&mut self, mut norm: [u32; 4], state: [u32; 2], mixes: Vec<u32>, results: Vec<u32>) -> bool {
+        let post = self.posted(Kind::Stream, norm[0]);
+        if post != 0 {
+            norm[0] = post;
+        }
+        self.shift = Some(Shifted { posted: post != 0, norm, state, mixes, results });
+        self.kernel.is_some()
+    }
+
+    /// The post of activations of a kind; 0 if they have not been posted.
+    fn posted(&self, kind: Kind, place: u32) -> u32 {
+        self.posts.get(&(kind as usize, place)).copied().unwrap_or(0)
+    }
+
+    /// A post for `width` activations, with a tag.
+    fn post(&mut self, kind: Kind, place: u32, width: usize, tag: u32) -> u32 {
+        let vectors = width.div_ceil(4) * if kind == Kind::Input { 1 } else { 2 };
+        let post = self.posts.entry((kind as usize, place)).or_insert_with(|| {
+            self.vectors += vectors;
+            ((1 + self.vectors - vectors) as u32) << 16
+        });
+        *post = *post & !TAGS | tag;
+        *post
+    }
+}
+
+impl Memory {
+    /// A tag that no post has had for long.
+    fn tag(&mut self) -> u32 {
+        self.tag = self.tag % TAGS + 1;
+        self.tag
     }
 }
 
@@ -81,7 +127,9 @@ impl Gpu {
         let (layouts, columns) = (m.layouts.iter().copied().collect(), m.columns);
         let kernel = Kernel::Chain { width: channels, head_size: rows - 2, columns, layouts };
         let coherent = self.context.device.features().contains(wgpu::Features::MEMORY_DECORATION_COHERENT);
-        let fits = LINKS_OF_LAYER * (layers + 1) <= LINKS && self.kernels.chains(&kernel);
+        // Floats of eight activations, halves of y, LoRAs and the widest.
+        let vectors = 5 * channels + columns / 4;
+        let fits = LINKS_OF_LAYER * (layers + 1) <= LINKS && vectors < POSTS && self.kernels.chains(&kernel);
         if self.profile.is_some() || !coherent || !fits {
             return None;
         }
@@ -98,41 +146,39 @@ impl Gpu {
     pub(super) fn leave_chains(&self, m: &mut Memory) {
         if self.context.gave_up.swap(false, Relaxed) {
             (m.workgroups, m.ahead) = (Some(0), None);
-            self.context.queue.write_buffer(&m.arrived, 0, &[0; 4]);
+            self.context.queue.write_buffer(&m.posts, 0, &[0; 4]);
         }
     }
 
     /// How many workgroups of a kernel run at a time; 0 if these are few.
     fn count_workgroups(&self, m: &mut Memory, kernel: &Kernel) -> usize {
         let together = |m: &mut Memory, n: usize| {
-            let mut table = [0; 2 * LINK];
-            table.chunks_exact_mut(LINK).for_each(|link| link[..2].copy_from_slice(&[NOTHING, n as u32]));
-            self.context.queue.write_buffer(&m.table, 0, bytemuck::cast_slice(&table));
+            let link = [MEETING, n as u32, 1 << 16 | m.tag()];
+            self.context.queue.write_buffer(&m.table, 0, bytemuck::cast_slice(&link));
+            self.context.queue.write_buffer(&m.posts, 0, &[0; 4]);
             let mut encoder = self.encoder();
-            encoder.clear_buffer(&m.arrived, 0, None);
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 pass.set_pipeline(&self.kernels.get(kernel));
                 pass.set_bind_group(0, &self.group(m, usize::MAX), &[]);
-                pass.set_immediates(0, bytemuck::cast_slice(&[0, 2, 1, n as u32, PATIENCE[1]]));
+                pass.set_immediates(0, bytemuck::cast_slice(&[0, 1, n as u32, PATIENCE[1]]));
                 pass.dispatch_workgroups(n as u32, 1, 1);
             }
             self.context.queue.submit([encoder.finish()]);
-            self.context.read(&m.arrived, 0, 4).is_ok_and(|gave_up| gave_up[0].to_bits() == 0)
+            self.context.read(&m.posts, 0, 4).is_ok_and(|gave_up| gave_up[0].to_bits() == 0)
         };
-        let mut least = WORKGROUPS.0;
+        let (mut least, mut most) = WORKGROUPS;
         if !together(m, least) {
             return 0;
         }
-        while 2 * least <= WORKGROUPS.1 && together(m, 2 * least) {
-            least *= 2;
+        if together(m, most) {
+            least = most;
         }
-        let mut most = 2 * least;
         while most - least > 1 {
             let middle = least.midpoint(most);
             if together(m, middle) { least = middle } else { most = middle }
         }
-        self.context.queue.write_buffer(&m.arrived, 0, &[0; 4]);
+        self.context.queue.write_buffer(&m.posts, 0, &[0; 4]);
         log::debug!("{}: {least} workgroups of a chain run at a time", self.info.name);
         least
     }
@@ -159,11 +205,13 @@ impl Gpu {
     ) -> bool {
         let [_, _, x, weight, bias, eps, state, slot, ..] = *params else { unreachable!("of a shift") };
         let chain = &mut b.recording.chain;
-        if chain.kernel.is_some() {
-            let state = chain.slots(&b.recording.table).map(|i| i * slot + state);
-            chain.shift = Some(Shifted { norm: [x, weight, bias, eps], state, mixes, results });
-        }
-        chain.kernel.is_some()
+        let state = chain.slots(&b.recording.table).map(|i| i * slot + state);
+        chain.keep([x, weight, bias, eps], state, mixes, results)
+    }
+
+    /// The same of a norm, whose result products read that follow.
+    pub(super) fn link_norm(&self, b: &mut Batch<'_>, norm: [u32; 4], result: u32) -> bool {
+        b.recording.chain.keep(norm, [NOWHERE; 2], vec![0], vec![result])
     }
 
     /// Adds products to the chain; false if there is none.
@@ -171,77 +219,132 @@ impl Gpu {
         let Some((kernel, workgroups)) = b.recording.chain.kernel.clone() else { return false };
         let Kernel::Chain { width, layouts, .. } = &*kernel else { unreachable!("of a chain") };
         let threads = self.kernels.chain_threads(*width);
-        let mut pieces: Vec<_> =
-            jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
-        pieces.sort_by_key(|of| of.1.buffer);
+        let mut pieces: Vec<_> = jobs
+            .iter()
+            .enumerate()
+            .flat_map(|(i, job)| job.w.pieces.iter().map(move |piece| (i, job, piece)))
+            .collect();
+        pieces.sort_by_key(|of| of.2.buffer);
+        let tag = b.memory.tag();
         let shift = b.recording.chain.shift.take();
+        let posts: Vec<_> = jobs.iter().map(|job| self.posts_of(b, job, tag)).collect();
+        // What reads one thing alone, but a shift, needs all that was made of the shift before.
+        let first_x = self.place(b, jobs[0].x);
+        let gathers = shift.is_none() && jobs.iter().all(|job| self.place(b, job.x) == first_x);
         let mut links =
-            pieces.chunk_by(|a, b| a.1.buffer == b.1.buffer).flat_map(|of| of.chunks(JOBS)).peekable();
+            pieces.chunk_by(|a, b| a.2.buffer == b.2.buffer).flat_map(|of| of.chunks(JOBS)).peekable();
         while let Some(pieces) = links.next() {
             // Workgroups are shared out by bytes.
-            let bytes = |(job, piece): &(&super::Job<'_>, &Piece)| {
+            let bytes = |(_, job, piece): &(usize, &super::Job<'_>, &Piece)| {
                 piece.rows * job.w.layout.stride(padded(job.w.columns))
             };
             let all: usize = pieces.iter().map(bytes).sum();
             let at = b.recording.table.len() as u32;
-            let (mut first, mut firsts) = (0, [u32::MAX; JOBS]);
+            let (mut first, mut firsts) = (0, [NOWHERE; JOBS]);
             for (of, to) in pieces.iter().zip(&mut firsts) {
-                let (job, piece) = of;
+                let (i, job, piece) = of;
                 let groups = (workgroups * bytes(of) / all).max(1);
                 let strip = piece.rows.div_ceil(groups).min(threads);
+                let columns = padded(job.w.columns);
                 let layout =
                     layouts.iter().position(|l| *l == job.w.layout).expect("all of the model are there");
-                let lanes = self.kernels.chain_lanes(threads, job.w.layout, padded(job.w.columns), strip);
-                let mut words = self.job_words(b, job, piece, first, layout);
-                if let Some(shift) = &shift {
-                    words[6] = shift.mix_of(words[6]);
-                }
+                let lanes = self.kernels.chain_lanes(threads, job.w.layout, columns, strip);
+                let [x, y, old, other] = posts[*i];
+                let stream = if job.act == ADD || y == 0 { self.place(b, job.y) } else { NOWHERE };
+                let words: [u32; JOB] = [
+                    first as u32,
+                    piece.rows as u32,
+                    columns as u32,
+                    piece.at,
+                    job.w.layout.stride(columns) as u32,
+                    layout as u32,
+                    shift.as_ref().map_or(x, |shift| shift.mix_of(self.place(b, job.x))),
+                    job.w.columns as u32,
+                    piece.first as u32,
+                    y,
+                    stream,
+                    job.y.kind as u32,
+                    job.act,
+                    job.bias.map_or(0, |v| v.0),
+                    old,
+                    other,
+                    lanes as u32,
+                    strip as u32,
+                ];
                 b.recording.table.extend(words);
-                b.recording.table.extend([lanes as u32, strip as u32]);
                 *to = first as u32;
                 first += piece.rows.div_ceil(strip);
             }
-            let mut words = vec![PRODUCTS, first as u32, at];
+            let mut words = vec![PRODUCTS, first as u32, u32::from(gathers), at];
             words.extend(&firsts[1..]);
-            if let Some(Shifted { norm, state, .. }) = &shift {
-                words[0] = SHIFTED;
+            let mut leaves = false;
+            if let Some(Shifted { posted, norm, state, .. }) = &shift {
+                (words[0], words[2]) = (SHIFTED, u32::from(*posted));
                 words.extend(norm);
                 // Where h goes, when nobody needs the one before any more.
-                let to = if links.peek().is_none() { state[1] } else { u32::MAX };
+                let to = if links.peek().is_none() { state[1] } else { NOWHERE };
                 words.extend([state[0], to]);
+                leaves = to != NOWHERE;
             }
-            self.link(b, Some(pieces[0].1.buffer), &words);
+            self.link(b, Some(pieces[0].2.buffer), &words);
+            let pending = &mut b.recording.chain.pending;
+            *pending = (*pending || leaves) && !gathers;
         }
         true
     }
 
+    /// What a product reads and makes: the posts of x, y, what y was, and the other.
+    fn posts_of(&self, b: &mut Batch<'_>, job: &super::Job<'_>, tag: u32) -> [u32; 4] {
+        let at = |acts: &Acts| (acts.kind, self.place(b, acts));
+        let [x, y, other] = [Some(job.x), Some(job.y), job.other].map(|acts| acts.map(at));
+        let chain = &mut b.recording.chain;
+        let posted = |of: Option<(Kind, u32)>| of.map_or(0, |(kind, place)| chain.posted(kind, place));
+        let [x, old, other] = [x, y, other].map(posted);
+        let y = match y {
+            Some((kind, place)) if kind != Kind::Output => chain.post(kind, place, job.y.width, tag),
+            _ => 0,
+        };
+        [x, y, old, other]
+    }
+
     /// Adds `wkv7` with these parameters to the chain; false if there is none.
     pub(super) fn link_wkv7(&self, b: &mut Batch<'_>, heads: usize, params: &[u32]) -> bool {
-        let [_, state, slot, _, r, w, k, v, a, g, v_first, first, rest @ ..] = params else {
+        let [_, state, slot, width, r, w, k, v, a, g, v_first, first, rest @ ..] = params else {
             unreachable!("of wkv7")
         };
-        let chain = &b.recording.chain;
+        let chain = &mut b.recording.chain;
         if chain.kernel.is_none() {
             return false;
         }
+        let tag = b.memory.tag();
         let [from, to] = chain.slots(&b.recording.table).map(|i| i * slot + state);
-        let v_first = if *first != 0 { *v_first } else { u32::MAX };
-        let words = [WKV7, heads as u32, from, to, *r, *w, *k, *v, *a, *g, v_first];
-        self.link(b, None, &[&words, &rest[..7]].concat());
+        let mut words = vec![WKV7, heads as u32, from, to];
+        words.extend([r, w, k, v, a, g].map(|place| chain.posted(Kind::Stream, *place)));
+        let mut post = |kind, place| chain.post(kind, place, *width as usize, tag);
+        words.push(if *first != 0 { post(Kind::Stream, *v_first) } else { 0 });
+        words.extend(&rest[..6]);
+        words.push(post(Kind::Input, rest[6]));
+        self.link(b, None, &words);
         true
     }
 
     /// Dispatches what is in the chain.
     pub(super) fn end_chain(&self, b: &mut Batch<'_>) {
+        if b.recording.chain.links.is_empty() {
+            return;
+        }
         let chain = &mut b.recording.chain;
-        let links = std::mem::take(&mut chain.links);
-        let Some((kernel, workgroups)) = chain.kernel.clone().filter(|_| !links.is_empty()) else { return };
-        let (first, weights) = (1 + chain.before, chain.weights.take().unwrap_or(usize::MAX));
-        chain.before += links.len();
+        let (kernel, workgroups) = chain.kernel.clone().expect("links are of a chain");
+        if std::mem::take(&mut chain.pending) {
+            let post = (1 + chain.vectors as u32) << 16 | b.memory.tag();
+            self.link(b, None, &[MEETING, workgroups as u32, post]);
+        }
+        let chain = &mut b.recording.chain;
+        let (links, weights) = (std::mem::take(&mut chain.links), chain.weights.take().unwrap_or(usize::MAX));
         let at = b.recording.table.len();
         b.recording.table.extend(links.as_flattened());
         let patience = PATIENCE[usize::from(self.info.kind == "software")];
-        let params = [at, links.len(), first, workgroups, patience as usize].map(|n| n as u32);
+        let params = [at, links.len(), workgroups, patience as usize].map(|n| n as u32);
         self.dispatch(b, weights, &kernel, &params, (workgroups, 1));
     }
 }

@@ -111,7 +111,7 @@ impl Context {
         }
     }
 
-    /// An error if the first word of `arrived` says that workgroups of a chain have waited in vain.
+    /// An error if the first word of posts says that workgroups of a chain have waited in vain.
     pub(super) fn arrived(&self, gave_up: u32) -> Result<()> {
         if gave_up == 0 {
             return Ok(());

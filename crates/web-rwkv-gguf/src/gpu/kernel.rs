@@ -376,14 +376,17 @@ impl Kernels {
     /// Whether a chain of these sizes can run here.
     pub(super) fn chains(&self, kernel: &Kernel) -> bool {
         let Kernel::Chain { width, head_size, columns, layouts } = kernel else { return false };
-        let size = head_size / 4;
+        let (size, threads) = (head_size / 4, self.chain_threads(*width));
+        // Inputs, what a shift leaves behind, sums of rows and of subgroups, eleven vectors of a head; links and jobs.
+        let memory =
+            self.chain_tile(layouts, *columns) * VECTOR + 4 * width + 6 * threads + 44 * head_size + 1024;
         self.tier >= Tier::Subgroup
             && width.is_multiple_of(*head_size)
             && head_size.is_power_of_two()
             && size >= 4
-            && self.chain_threads(*width) <= self.threads
-            && size * self.chain_parts(*head_size) <= self.chain_threads(*width)
-            && self.chain_tile(layouts, *columns) * VECTOR + (8 << 10) <= self.room()
+            && threads <= self.threads
+            && size * self.chain_parts(*head_size) <= threads
+            && memory <= self.room()
     }
 
     /// How many of `threads` threads of a chain share a row of a strip of so many.
@@ -417,11 +420,9 @@ impl Kernels {
         let store = include_str!("kernels/part/store.wgsl");
         let norm = include_str!("kernels/part/norm.wgsl");
         let four = include_str!("kernels/part/four.wgsl");
-        let job = include_str!("kernels/part/job.wgsl");
         let jobs =
             concat!(include_str!("kernels/part/job.wgsl"), include_str!("kernels/part/job_params.wgsl"));
         let finish = include_str!("kernels/part/finish.wgsl");
-        let finish_one;
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
         let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
@@ -564,18 +565,14 @@ impl Kernels {
                 constants.push(("PARTS", self.chain_parts(*head_size)));
                 constants.push(("FETCHED", (columns / 4).div_ceil(threads)));
                 constants.push(("TILE", self.chain_tile(&layouts, *columns)));
-                finish_one = one_by_one(finish);
-                parts.extend([thread, store, job, &finish_one]);
-                parts.extend([
-                    include_str!("kernels/part/packed_inputs.wgsl"),
-                    include_str!("kernels/chain.wgsl"),
-                ]);
+                let packed = include_str!("kernels/part/packed_inputs.wgsl");
+                parts.extend([thread, store, packed, include_str!("kernels/chain.wgsl")]);
                 each = include_str!("kernels/part/chain_rows.wgsl");
                 kinds = Some([
                     ("values", include_str!("kernels/part/chain_values.wgsl")),
                     ("packed", include_str!("kernels/part/chain_packed.wgsl")),
                 ]);
-                let parameters = "t: Thread, link: Link, job: Job, begin: u32, strip: u32, lanes: u32";
+                let parameters = "t: Thread, task: u32, job: Job";
                 choice = ("rows", parameters, "");
                 "chain"
             }
@@ -617,11 +614,9 @@ impl Kernels {
         constants.push(("THREADS", threads));
         let mut body = parts.concat();
         if entry == "chain" {
-            // Workgroups see what others have written, and weights are fetched where it is said, before a barrier.
-            for name in ["read_write> acts", "read_write> inputs", "read> weights"] {
-                let name = format!("var<storage, {name}");
-                body = body.replace(&name, &format!("@coherent {name}"));
-            }
+            // Weights are fetched where it is said, before a barrier.
+            let weights = "var<storage, read> weights";
+            body = body.replace(weights, &format!("@coherent {weights}"));
         }
         if !layouts.is_empty() {
             body += include_str!("kernels/part/formats.wgsl");
@@ -667,23 +662,6 @@ fn choose(name: &str, parameters: &str, result: &str, layouts: &[Layout]) -> Str
     }
     writeln!(text, "    {give}{name}_{}({arguments});\n}}", last.name()).expect("a string takes everything");
     text
-}
-
-/// A text for activations and weights that stand in vectors of four: `acts[i]` becomes `acts[(i) / 4u][(i) % 4u]`.
-fn one_by_one(text: &str) -> String {
-    let mut lines = String::with_capacity(2 * text.len());
-    for line in text.lines() {
-        let mut line = line.to_string();
-        for name in ["acts[", "vectors["] {
-            let Some(from) = line.find(name).map(|at| at + name.len()) else { continue };
-            let len = line[from..].find(']').expect("brackets of kernels are closed");
-            let i = &line[from..from + len];
-            line = format!("{}({i}) / 4u][({i}) % 4u{}", &line[..from], &line[from + len..]);
-        }
-        lines += &line;
-        lines.push('\n');
-    }
-    lines
 }
 
 /// Writes loops of up to this many rounds out.
@@ -782,13 +760,6 @@ fn with(text: &str, name: &str, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_stand_in_vectors_of_four() {
-        let text = "y = acts[a + b] + vectors[c];\n";
-        let want = "y = acts[(a + b) / 4u][(a + b) % 4u] + vectors[(c) / 4u][(c) % 4u];\n";
-        assert_eq!(one_by_one(text), want);
-    }
 
     #[test]
     fn loops_of_constant_bounds_are_written_out() {

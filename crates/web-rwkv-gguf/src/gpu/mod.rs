@@ -108,8 +108,9 @@ struct Memory {
     vectors_buffer: wgpu::Buffer,
     acts: [Arena; 3],
     table: wgpu::Buffer,
-    /// Workgroups that have arrived at the end of each link of a chain.
-    arrived: wgpu::Buffer,
+    /// What links of a chain hand to each other, and the last tag of it.
+    posts: wgpu::Buffer,
+    tag: u32,
     /// Workgroups of a chain that run at a time, once they were counted; 0 if there are no chains.
     workgroups: Option<usize>,
     /// Layouts of all matrices, and the most columns.
@@ -379,7 +380,8 @@ impl Gpu {
             vectors_buffer: context.buffer("vectors", 0),
             acts: [arena(), arena(), arena()],
             table: context.buffer("table", 4 * TABLE as u64),
-            arrived: context.buffer("arrived", 4 * chain::LINKS as u64),
+            posts: context.buffer("posts", (VECTOR * chain::POSTS) as u64),
+            tag: 0,
             workgroups: None,
             layouts: BTreeSet::new(),
             columns: 0,
@@ -428,12 +430,9 @@ impl Gpu {
         self.finish_sums(b);
         let pipeline = self.kernels.get(kernel);
         let group = self.group(&mut b.memory, weights);
-        let (memory, Recording { encoder, pass, timed, chain, .. }) = (&b.memory, &mut b.recording);
+        let Recording { encoder, pass, timed, .. } = &mut b.recording;
         let begin = || {
             let encoder = encoder.get_or_insert_with(|| self.encoder());
-            if chain.kernel.is_some() {
-                encoder.clear_buffer(&memory.arrived, 4, None);
-            }
             let mut pass = encoder.begin_compute_pass(&Default::default()).forget_lifetime();
             self.profile.iter().for_each(|p| p.stamp(&mut pass, 0));
             pass
@@ -472,7 +471,7 @@ impl Gpu {
             &outputs.buffer,
             &states,
             &m.table,
-            &m.arrived,
+            &m.posts,
         ];
         let entry =
             |i: usize| wgpu::BindGroupEntry { binding: i as u32, resource: buffers[i].as_entire_binding() };
@@ -572,10 +571,10 @@ impl Gpu {
             for buffer in &chosen.buffers {
                 encoder.copy_buffer_to_buffer(&m.table, 4 * u64::from(*at), buffer, 0, chosen.bytes());
             }
-            encoder.copy_buffer_to_buffer(&m.arrived, 0, &chosen.buffers[1], chosen.bytes(), 4);
+            encoder.copy_buffer_to_buffer(&m.posts, 0, &chosen.buffers[1], chosen.bytes(), 4);
         }
         if to > 0 {
-            encoder.copy_buffer_to_buffer(&m.arrived, 0, &m.results, to, 4);
+            encoder.copy_buffer_to_buffer(&m.posts, 0, &m.results, to, 4);
         }
         self.profile.iter().for_each(|p| p.resolve(&mut encoder, recording.timed.len() + 1));
         recording.commands = Some(encoder.finish());

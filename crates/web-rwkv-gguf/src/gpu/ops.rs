@@ -443,6 +443,10 @@ impl Ops for Gpu {
     }
 
     fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {
+        let linked = [self.place(b, x), norm.weight.0, norm.bias.0, norm.eps.to_bits()];
+        if y.kind == Kind::Input && self.link_norm(b, linked, self.place(b, y)) {
+            return;
+        }
         let at = b.recording.table.len() as u32;
         b.recording.table.extend(rows.iter().map(|row| *row as u32));
         let params = [

@@ -1,121 +1,218 @@
-// A chain: operations on one token of one sequence, one after another in one dispatch. A link of it begins when all workgroups
-// of the link before have arrived; while it waits, weights, vectors and states are on their way, which depend on no link.
-// So all workgroups of a dispatch must run at a time; should they not, they give up in the end.
+// A chain: operations on one token of one sequence, one after another in one dispatch. What a link of it hands to others are
+// posts: words of 16 bits of a number and the tag of the link, so that who reads one knows whether it is there, and nobody waits
+// for anything else. Weights, vectors and states, which depend on no link, are on their way meanwhile. All workgroups of a
+// dispatch must run at a time; should they not, they give up in the end.
 //
 // A link stands in the table: what it is, how many tasks it has, which workgroups take in turn, then
-// - products: their jobs, the first tasks of jobs 1 to 7; of shifted inputs also the shift's x, weight, bias, eps, its state
-//   before and after, and a job's x is then its mix;
-// - `wkv7`: its state before and after, r, w, k, v, a, g, v_first if that is v, k_k, k_a, r_k, weight, bias, eps and y.
+// - products: whether what they read needs all that the last shift was read for, their jobs, the first tasks of jobs 1 to 7;
+// - products of shifted inputs: whether x has been posted, jobs as above, x or its place in the stream, weight, bias, eps, the
+//   state before and after, or NOWHERE if there is nothing but the norm; a job's x is its mix;
+// - `wkv7`: its state before and after, r, w, k, v, a, g, v_first if that is v, k_k, k_a, r_k, weight, bias, eps and y;
+// - a meeting: a place, where each workgroup posts a word and waits for all others'.
+//
+// A post is a number too: its place, in vectors, times 2^16, and the tag that it has there; 0 is none. Halves take a word each,
+// floats two: four neighbours are the high parts in a vector, and the low ones in the next.
 
 struct Params {
     links: u32, // in the table
     count: u32,
-    first: u32, // in `arrived`
     workgroups: u32,
     patience: u32,
 }
 
 const LINK: u32 = 18u;
 const JOBS: u32 = 8u;
-/// Where a link has its shift.
-const SHIFT: u32 = 2u + JOBS;
+/// Where a link has its jobs, and its shift.
+const PLACES: u32 = 3u;
+const SHIFT: u32 = PLACES + JOBS;
 const PRODUCTS: u32 = 0u;
 const SHIFTED: u32 = 1u;
 const WKV7: u32 = 2u;
 /// A place that is none.
 const NOWHERE: u32 = 0xffffffffu;
 
-/// Workgroups that have arrived at the end of each link; in front, whether any gave up.
-@group(0) @binding(7) var<storage, read_write> arrived: array<atomic<u32>>;
+/// What has been posted; in front, whether any workgroup gave up.
+@group(0) @binding(7) @coherent var<storage, read_write> posts: array<vec4<u32>>;
 
-/// Words of a link, and of a job of it: how many threads share a row, and the rows of a task.
-const TOLD: u32 = LINK + JOB + 2u;
-/// The link that a workgroup is at, and the job of its task.
-var<workgroup> told: array<u32, TOLD>;
+/// Products of a link in the table.
+struct Job {
+    first: u32, // task
+    rows: u32,
+    columns: u32,
+    weights: u32, // place of the first row
+    stride: u32, // from row to row
+    format: u32,
+    x: u32, // a mix, or a post
+    count: u32, // of x
+    row: u32, // of the results, the first
+    y: u32, // a post of halves or floats, or 0
+    stream: u32, // where y is kept as well, or NOWHERE; y of outputs
+    kind: u32, // of y
+    act: u32,
+    bias: u32, // of `Decay`, `Gate` and `Residual`
+    old: u32, // what y was, of `Add` and `Residual`: a post, or 0 if it is in the stream
+    other: u32, // v_first of `Residual`, a post
+    lanes: u32, // threads that share a row
+    strip: u32, // rows of a task
+}
+
+const JOB: u32 = 18u;
+/// The link that a workgroup is at, the two that follow, and its jobs of them; each in its turn, so that slow threads still find
+/// the one before.
+var<workgroup> links: array<u32, 4u * LINK>;
+var<workgroup> jobs: array<u32, 4u * JOB>;
+/// The link that a workgroup is at.
+var<private> here: u32;
 
 @compute @workgroup_size(THREADS)
 fn chain(b: Builtins) {
     let t = thread(b);
     let own = b.workgroup.x;
-    var before = 0u; // tasks of the link before
-    var next = word(t, 0u, own);
+    left = p.patience;
+    // What links and jobs are takes as long to come as anything else: it is asked for two links ahead.
+    tell_link(t, 0u, link_word(t, 0u));
+    tell_link(t, 1u, link_word(t, 1u));
+    workgroupBarrier();
+    tell_job(t, 0u, job_word(t, 0u, own));
+    var link = link_word(t, 2u);
+    var job = job_word(t, 1u, own);
     for (var i = 0u; i < p.count; i++) {
-        tell(t, next);
-        // What the next link is comes while this one runs.
-        next = word(t, min(i + 1u, p.count - 1u), own);
-        let tasks = told[1];
+        here = i;
+        tell_link(t, i + 2u, link);
+        tell_job(t, i + 1u, job);
+        workgroupBarrier();
+        link = link_word(t, i + 3u);
+        job = job_word(t, i + 2u, own);
+        let tasks = told(1u);
         for (var task = own; task < tasks; task += p.workgroups) {
             if task != own {
-                tell(t, word(t, i, task));
+                workgroupBarrier();
+                tell_job(t, i, job_word(t, i, task));
+                workgroupBarrier();
             }
-            let link = Link(i, min(before, p.workgroups), task);
-            switch told[0] {
-                case PRODUCTS, SHIFTED: { products(t, link); }
-                case WKV7: { wkv7(t, link); }
-                default: { wait(t, link); }
+            switch told(0u) {
+                case PRODUCTS, SHIFTED: { products(t, task); }
+                case WKV7: { wkv7(t, task); }
+                default: { meet(t, task); }
             }
         }
-        before = tasks;
-        storageBarrier();
-        if t.index == 0u && own < tasks {
-            atomicAdd(&arrived[p.first + i], 1u);
-        }
-    }
-    if pending {
-        wait(t, Link(p.count, min(before, p.workgroups), 0u));
     }
 }
 
-/// A thread's word of a link, or of the job of a task of it.
-fn word(t: Thread, i: u32, task: u32) -> u32 {
-    let at = p.links + i * LINK;
+/// A thread's word of a link.
+fn link_word(t: Thread, i: u32) -> u32 {
+    return table[p.links + min(i, p.count - 1u) * LINK + min(t.index, LINK - 1u)];
+}
+
+fn tell_link(t: Thread, i: u32, word: u32) {
     if t.index < LINK {
-        return table[at + t.index];
+        links[i % 4u * LINK + t.index] = word;
     }
-    var job = table[at + 2u];
+}
+
+/// A thread's word of the job of a task.
+fn job_word(t: Thread, i: u32, task: u32) -> u32 {
+    let at = i % 4u * LINK;
+    if links[at] >= WKV7 {
+        return 0u;
+    }
+    var job = links[at + PLACES];
     for (var k = 1u; k < JOBS; k++) {
-        job += select(0u, JOB + 2u, task >= table[at + 2u + k]);
+        job += select(0u, JOB, task >= links[at + PLACES + k]);
     }
-    if t.index < TOLD && table[at] < WKV7 {
-        return table[job + t.index - LINK];
-    }
-    return 0u;
+    return table[job + min(t.index, JOB - 1u)];
 }
 
-fn tell(t: Thread, word: u32) {
-    workgroupBarrier();
-    if t.index < TOLD {
-        told[t.index] = word;
+fn tell_job(t: Thread, i: u32, word: u32) {
+    if t.index < JOB {
+        jobs[i % 4u * JOB + t.index] = word;
     }
-    workgroupBarrier();
 }
 
-/// A task of a link.
-struct Link {
-    index: u32,
-    before: u32, // workgroups that have tasks of the link before
-    task: u32,
+/// Word k of the link that a workgroup is at.
+fn told(k: u32) -> u32 {
+    return links[here % 4u * LINK + k];
 }
 
-/// Whether this workgroup has given up, and the link that was waited for.
-var<private> gave_up: bool;
-var<private> waited: u32;
+fn job_of(i: u32) -> Job {
+    let at = i % 4u * JOB;
+    return Job(jobs[at], jobs[at + 1u], jobs[at + 2u], jobs[at + 3u], jobs[at + 4u], jobs[at + 5u], jobs[at + 6u],
+        jobs[at + 7u], jobs[at + 8u], jobs[at + 9u], jobs[at + 10u], jobs[at + 11u], jobs[at + 12u], jobs[at + 13u],
+        jobs[at + 14u], jobs[at + 15u], jobs[at + 16u], jobs[at + 17u]);
+}
 
-/// Waits for the link before. What others have written is read where it is coherent.
-fn wait(t: Thread, link: Link) {
-    if waited == link.index {
-        return;
+/// How often a thread looks again before it gives up.
+var<private> left: u32;
+
+/// Whether a thread has looked at posts in vain, and should look again.
+fn again(late: bool) -> bool {
+    if !late || left == 0u {
+        return false;
     }
-    waited = link.index;
-    if t.index == 0u && !gave_up {
-        var left = p.patience;
-        while atomicLoad(&arrived[p.first + link.index - 1u]) < link.before && left > 0u {
-            left -= 1u;
-        }
-        if left == 0u {
-            gave_up = true;
-            atomicStore(&arrived[0], 1u);
-        }
+    left -= 1u;
+    if left == 0u {
+        posts[0].x = 1u;
+    }
+    return true;
+}
+
+/// Whether words are not there yet.
+fn is_late(post: u32, words: vec4<u32>) -> bool {
+    return any(((words ^ vec4(post)) & vec4(0xffffu)) != vec4(0u));
+}
+
+/// Four halves of a post.
+fn halves_of(words: vec4<u32>) -> vec4<f32> {
+    let two = (words.xz >> vec2(16u)) | (words.yw & vec2(0xffff0000u));
+    return vec4(unpack2x16float(two.x), unpack2x16float(two.y));
+}
+
+/// Floats 4e to 4e + 3 of a post, once they are there.
+fn floats_at(post: u32, e: u32) -> vec4<f32> {
+    let at = (post >> 16u) + 2u * e;
+    var high = posts[at];
+    var low = posts[at + 1u];
+    while again(is_late(post, high) || is_late(post, low)) {
+        high = posts[at];
+        low = posts[at + 1u];
+    }
+    return bitcast<vec4<f32>>((high & vec4(0xffff0000u)) | (low >> vec4(16u)));
+}
+
+/// Float i of a post, once it is there.
+fn float_at(post: u32, i: u32) -> f32 {
+    let at = (post >> 16u) + i / 4u * 2u;
+    var high = posts[at][i % 4u];
+    var low = posts[at + 1u][i % 4u];
+    while again(is_late(post, vec4(high, low, high, low))) {
+        high = posts[at][i % 4u];
+        low = posts[at + 1u][i % 4u];
+    }
+    return bitcast<f32>((high & 0xffff0000u) | (low >> 16u));
+}
+
+fn post_float(post: u32, i: u32, x: f32) {
+    let at = (post >> 16u) + i / 4u * 2u;
+    let bits = bitcast<u32>(x);
+    let tag = post & 0xffffu;
+    posts[at][i % 4u] = (bits & 0xffff0000u) | tag;
+    posts[at + 1u][i % 4u] = (bits << 16u) | tag;
+}
+
+fn post_half(post: u32, i: u32, x: f32) {
+    let half = f32(Input(clamp(x, -LARGEST, LARGEST)));
+    posts[(post >> 16u) + i / 4u][i % 4u] = pack2x16float(vec2(0.0, half)) | (post & 0xffffu);
+}
+
+/// Waits until all workgroups are here.
+fn meet(t: Thread, task: u32) {
+    let at = told(2u) >> 16u;
+    let tag = told(2u) & 0xffffu;
+    if t.index == 0u {
+        posts[at + task / 4u][task % 4u] = tag;
+    }
+    for (var i = t.index; i < p.workgroups; i += THREADS) {
+        while again(posts[at + i / 4u][i % 4u] != tag) {}
     }
     workgroupBarrier();
     settle(t);
@@ -128,7 +225,7 @@ alias Row = array<vec4<f32>, PER_THREAD>;
 
 /// What the shift leaves in the state, when no workgroup reads what was there any more.
 var<private> pending: bool;
-var<private> left_behind: Row;
+var<workgroup> left_behind: array<vec4<f32>, FOURS>;
 var<private> left_at: u32;
 
 fn settle(t: Thread) {
@@ -136,7 +233,7 @@ fn settle(t: Thread) {
         pending = false;
         for (var k = 0u; k < PER_THREAD; k++) {
             if t.index + k * THREADS < FOURS {
-                states[left_at / 4u + t.index + k * THREADS] = left_behind[k];
+                states[left_at / 4u + t.index + k * THREADS] = left_behind[t.index + k * THREADS];
             }
         }
     }
@@ -194,64 +291,145 @@ fn statistics(t: Thread, x: Row, eps: f32) -> vec2<f32> {
 }
 
 /// Products: a task is a strip of the rows of a job.
-fn products(t: Thread, link: Link) {
-    let job = Job(told[LINK], told[LINK + 1u], told[LINK + 2u], told[LINK + 3u], told[LINK + 4u], told[LINK + 5u],
-        told[LINK + 6u], told[LINK + 7u], told[LINK + 8u], told[LINK + 9u], told[LINK + 10u], told[LINK + 11u],
-        told[LINK + 12u], told[LINK + 13u], told[LINK + 14u], told[LINK + 15u]);
-    let lanes = told[LINK + JOB];
-    let begin = (link.task - job.first) * told[LINK + JOB + 1u];
-    let strip = min(told[LINK + JOB + 1u], job.rows - begin);
-    rows(t, link, job, begin, strip, lanes);
+fn products(t: Thread, task: u32) {
+    let job = job_of(here);
+    let begin = (task - job.first) * job.strip;
+    let strip = min(job.strip, job.rows - begin);
+    // What is added to is there before anything else.
+    let own = job.row + begin + min(t.index, strip - 1u);
+    let own_at = (job.old >> 16u) + own / 4u * 2u;
+    if job.old != 0u && t.index < strip {
+        old_words = vec2(posts[own_at][own % 4u], posts[own_at + 1u][own % 4u]);
+    }
+    rows(t, task, job);
     workgroupBarrier();
     if t.index < strip {
-        finish(job, begin + t.index, 0u, row_sums[t.index]);
+        let job = job_of(here);
+        finish(job, job.row + begin + t.index, row_sums[t.index]);
     }
 }
+
+/// What a row was, as it came early.
+var<private> old_words: vec2<u32>;
 
 /// The sums of the rows of a strip.
 var<workgroup> row_sums: array<f32, THREADS>;
 
+/// Puts the sum of a row through the activation and posts it.
+fn finish(job: Job, row: u32, sum: f32) {
+    var y = sum;
+    switch job.act {
+        case 1u: { y = 1.0 - 2.0 / (exp(2.0 * sum) + 1.0); }
+        case 2u: { y = sigmoid(sum); }
+        case 3u: { y = select(sum * sum, 0.0, sum < 0.0); }
+        case 4u: { y = old(job, row) + sum; }
+        case 5u: { y = exp(-0.60653067 * sigmoid(bias_of(job, row) + sum)); }
+        case 6u: { y = sigmoid(bias_of(job, row) + sum); }
+        case 7u: {
+            let v = old(job, row);
+            y = v + (float_at(job.other, row) - v) * sigmoid(bias_of(job, row) + sum);
+        }
+        default: {}
+    }
+    switch job.kind {
+        case 0u: { post_float(job.y, row, y); }
+        case 1u: { post_half(job.y, row, y); }
+        default: { outputs[job.stream + row] = y; }
+    }
+    if job.kind == 0u && job.stream != NOWHERE {
+        acts[(job.stream + row) / 4u][(job.stream + row) % 4u] = y;
+    }
+}
+
+fn bias_of(job: Job, row: u32) -> f32 {
+    return vectors[(job.bias + row) / 4u][(job.bias + row) % 4u];
+}
+
+fn old(job: Job, row: u32) -> f32 {
+    if job.old == 0u {
+        return acts[(job.stream + row) / 4u][(job.stream + row) % 4u];
+    }
+    if is_late(job.old, old_words.xyxy) {
+        return float_at(job.old, row);
+    }
+    return bitcast<f32>((old_words.x & 0xffff0000u) | (old_words.y >> 16u));
+}
+
 /// Puts what a job reads into the workgroup's memory, as soon as it is there.
-fn load(t: Thread, link: Link, job: Job) {
+fn load(t: Thread, task: u32, job: Job) {
     let fours = job.columns / 4u;
-    if told[0] == SHIFTED {
-        let x_at = told[SHIFT] / 4u;
-        let eps = bitcast<f32>(told[SHIFT + 3u]);
-        let state = told[SHIFT + 4u] / 4u;
-        left_at = told[SHIFT + 5u];
-        let weight = row_of(t, told[SHIFT + 1u]);
-        let bias = row_of(t, told[SHIFT + 2u]);
+    if told(0u) == SHIFTED {
+        let eps = bitcast<f32>(told(SHIFT + 3u));
+        let mixed = told(SHIFT + 4u) != NOWHERE;
+        let state = select(0u, told(SHIFT + 4u) / 4u, mixed);
+        let weight = row_of(t, told(SHIFT + 1u));
+        let bias = row_of(t, told(SHIFT + 2u));
         let mix = row_of(t, job.x);
-        var x: Row;
         var before: Row;
         for (var k = 0u; k < PER_THREAD; k++) {
             before[k] = states[state + min(t.index + k * THREADS, FOURS - 1u)];
         }
-        wait(t, link);
-        for (var k = 0u; k < PER_THREAD; k++) {
-            x[k] = acts[x_at + min(t.index + k * THREADS, FOURS - 1u)];
-        }
+        let x = stream(t);
         let q = statistics(t, x, eps);
+        left_at = told(SHIFT + 5u);
         for (var k = 0u; k < PER_THREAD; k++) {
             let e = t.index + k * THREADS;
             let h = (x[k] - q.x) * q.y * weight[k] + bias[k];
-            left_behind[k] = h;
-            let y = clamp(h + mix[k] * (before[k] - h), vec4(-LARGEST), vec4(LARGEST));
+            if e < FOURS && task == 0u {
+                left_behind[e] = h;
+            }
+            let y = clamp(select(h, h + mix[k] * (before[k] - h), mixed), vec4(-LARGEST), vec4(LARGEST));
             put(t, job, e, select(vec4(0.0), y, e < FOURS), e < fours);
         }
-        pending |= link.task == 0u && left_at != NOWHERE;
+        pending |= task == 0u && left_at != NOWHERE;
     } else {
-        wait(t, link);
-        var x: array<vec4<Input>, FETCHED>;
+        let at = job.x >> 16u;
+        var x: array<vec4<u32>, FETCHED>;
         for (var k = 0u; k < FETCHED; k++) {
-            x[k] = inputs[job.x / 4u + min(t.index + k * THREADS, fours - 1u)];
+            x[k] = posts[at + min(t.index + k * THREADS, fours - 1u)];
+        }
+        var look = true;
+        while look {
+            var late = false;
+            for (var k = 0u; k < FETCHED; k++) {
+                // Columns of weights are padded.
+                let e = t.index + k * THREADS;
+                let there = (vec4(4u * e) + vec4(0u, 1u, 2u, 3u)) < vec4(job.count);
+                x[k] = select(vec4(job.x & 0xffffu), x[k], there);
+                late |= is_late(job.x, x[k]);
+            }
+            look = again(late);
+            if look {
+                for (var k = 0u; k < FETCHED; k++) {
+                    x[k] = posts[at + min(t.index + k * THREADS, fours - 1u)];
+                }
+            }
         }
         for (var k = 0u; k < FETCHED; k++) {
             let e = t.index + k * THREADS;
-            put(t, job, e, vec4<f32>(x[k]), e < fours);
+            put(t, job, e, halves_of(x[k]), e < fours);
         }
     }
     workgroupBarrier();
+    if told(0u) == PRODUCTS && told(2u) != 0u {
+        settle(t);
+    }
+}
+
+/// x of a shift.
+fn stream(t: Thread) -> Row {
+    let post = told(SHIFT);
+    var x: Row;
+    if told(2u) == 0u {
+        for (var k = 0u; k < PER_THREAD; k++) {
+            x[k] = acts[post / 4u + min(t.index + k * THREADS, FOURS - 1u)];
+        }
+        return x;
+    }
+    for (var k = 0u; k < PER_THREAD; k++) {
+        x[k] = floats_at(post, min(t.index + k * THREADS, FOURS - 1u));
+    }
+    return x;
 }
 
 var<workgroup> x_tile: array<vec4<u32>, TILE>;
@@ -278,24 +456,22 @@ const J: u32 = N / PARTS;
 const SIZE: u32 = N / 4u;
 
 /// Of the channels of a head; what is summed stands in vectors.
-var<workgroup> rs: array<vec4<f32>, SIZE>;
-var<workgroup> ws: array<vec4<f32>, SIZE>;
+var<workgroup> given: array<vec4<f32>, 6u * SIZE>; // r, w, k, v, a, g
 var<workgroup> ks: array<vec4<f32>, SIZE>;
 var<workgroup> us: array<vec4<f32>, SIZE>;
 var<workgroup> uas: array<vec4<f32>, SIZE>;
-var<workgroup> vs: array<vec4<f32>, SIZE>;
 var<workgroup> bonus: array<vec4<f32>, SIZE>;
 var<workgroup> ys: array<vec4<f32>, SIZE>;
 
-fn wkv7(t: Thread, link: Link) {
+fn wkv7(t: Thread, task: u32) {
     var words: array<u32, 16>;
     for (var k = 0u; k < 16u; k++) {
-        words[k] = told[2u + k];
+        words[k] = told(2u + k);
     }
-    let own = t.index < SIZE * PARTS;
+    let has_rows = t.index < SIZE * PARTS;
     let i = t.index / PARTS % SIZE;
     let part = t.index % PARTS;
-    let head = link.task * SIZE;
+    let head = task * SIZE;
     let place = 4u * part * FOURS + head + i;
     var s: array<vec4<f32>, J>;
     for (var j = 0u; j < J; j++) {
@@ -307,25 +483,26 @@ fn wkv7(t: Thread, link: Link) {
     let k_k = vectors[words[9] / 4u + c];
     let k_a = vectors[words[10] / 4u + c];
     let r_k = vectors[words[11] / 4u + c];
-    let weight = vectors[words[12] / 4u + c];
-    let bias = vectors[words[13] / 4u + c];
-    wait(t, link);
-    let g = acts[words[7] / 4u + c];
+    let norm_weight = vectors[words[12] / 4u + c];
+    let norm_bias = vectors[words[13] / 4u + c];
+    for (var n = t.index; n < 6u * SIZE; n += THREADS) {
+        given[n] = floats_at(told(4u + n / SIZE), head + n % SIZE);
+    }
+    workgroupBarrier();
     if t.index < SIZE {
-        let r = acts[words[2] / 4u + c];
-        let k = acts[words[4] / 4u + c];
-        let v = acts[words[5] / 4u + c];
-        let a = acts[words[6] / 4u + c];
+        let r = given[e];
+        let k = given[2u * SIZE + e];
+        let a = given[4u * SIZE + e];
         let key = k * (1.0 + (a - 1.0) * k_a);
-        rs[e] = r;
-        ws[e] = acts[words[3] / 4u + c];
         ks[e] = key;
         us[e] = k * k_k;
         uas[e] = k * k_k * a;
-        vs[e] = v;
         bonus[e] = r * key * r_k;
-        if words[8] != NOWHERE {
-            acts[words[8] / 4u + c] = v;
+        if words[8] != 0u {
+            let bits = bitcast<vec4<u32>>(given[3u * SIZE + e]);
+            let tag = vec4(words[8] & 0xffffu);
+            posts[(words[8] >> 16u) + 2u * c] = (bits & vec4(0xffff0000u)) | tag;
+            posts[(words[8] >> 16u) + 2u * c + 1u] = (bits << vec4(16u)) | tag;
         }
     }
     workgroupBarrier();
@@ -342,13 +519,13 @@ fn wkv7(t: Thread, link: Link) {
     for (var j = 0u; j < 4u; j++) {
         sa[j] = lanes_sum(t, PARTS, sa[j]) * scale;
     }
-    let v = vs[i];
+    let v = given[3u * SIZE + i];
     var y = vec4(0.0);
     for (var m = 0u; m < J / 4u; m++) {
-        let w = ws[part + PARTS * m];
+        let w = given[SIZE + part + PARTS * m];
         let ua = uas[part + PARTS * m];
         let k = ks[part + PARTS * m];
-        let r = rs[part + PARTS * m];
+        let r = given[part + PARTS * m];
         for (var j = 0u; j < 4u; j++) {
             s[4u * m + j] = s[4u * m + j] * w[j] + sa * ua[j] + v * k[j];
             y += s[4u * m + j] * r[j];
@@ -357,13 +534,8 @@ fn wkv7(t: Thread, link: Link) {
     for (var j = 0u; j < 4u; j++) {
         y[j] = lanes_sum(t, PARTS, y[j]);
     }
-    if own {
-        if part == 0u {
-            ys[i] = y;
-        }
-        for (var j = 0u; j < J; j++) {
-            states[words[1] / 4u + place + row(j) * FOURS] = s[j];
-        }
+    if has_rows && part == 0u {
+        ys[i] = y;
     }
     workgroupBarrier();
     var mean = 0.0;
@@ -381,9 +553,16 @@ fn wkv7(t: Thread, link: Link) {
     }
     variance = lanes_sum(t, PARTS, variance) / f32(N);
     if t.index < SIZE {
-        let normed = (ys[e] - mean) * inverseSqrt(variance + bitcast<f32>(words[14])) * weight + bias;
-        let x = (normed + gain * vs[e]) * g;
-        inputs[words[15] / 4u + c] = vec4<Input>(clamp(x, vec4(-LARGEST), vec4(LARGEST)));
+        let normed = (ys[e] - mean) * inverseSqrt(variance + bitcast<f32>(words[14])) * norm_weight + norm_bias;
+        let x = clamp((normed + gain * given[3u * SIZE + e]) * given[5u * SIZE + e], vec4(-LARGEST), vec4(LARGEST));
+        let halves = vec4<f32>(vec4<Input>(x));
+        let two = vec2(pack2x16float(halves.xy), pack2x16float(halves.zw)).xxyy;
+        posts[(words[15] >> 16u) + c] = ((two << vec4(16u, 0u, 16u, 0u)) & vec4(0xffff0000u)) | vec4(words[15] & 0xffffu);
+    }
+    if has_rows {
+        for (var j = 0u; j < J; j++) {
+            states[words[1] / 4u + place + row(j) * FOURS] = s[j];
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 
-/// Sums of a strip of rows: `lanes` threads share a row, of which each takes every `lanes`-th unit, AHEAD_KIND of them fetched
+/// Sums of a strip of rows: some threads share a row, of which each takes every `lanes`-th unit, AHEAD_KIND of them fetched
 /// before they are used, the first before the inputs are there.
-fn rows_FORMAT(t: Thread, link: Link, job: Job, begin: u32, strip: u32, lanes: u32) {
+fn rows_FORMAT(t: Thread, task: u32, job: Job) {
+    let lanes = job.lanes;
+    let begin = (task - job.first) * job.strip;
+    let strip = min(job.strip, job.rows - begin);
     let units = job.columns / 32u * UNITS_FORMAT;
     let rounds = (units + lanes - 1u) / lanes;
     let lane = t.index % lanes;
@@ -12,7 +15,7 @@ fn rows_FORMAT(t: Thread, link: Link, job: Job, begin: u32, strip: u32, lanes: u
     for (var u = 0u; u < AHEAD_KIND; u++) {
         next[u] = unit_FORMAT(at, min(lane + u * lanes, units - 1u), job.columns);
     }
-    load(t, link, job);
+    load(t, task, job);
     for (var first = 0u; first < strip; first += step) {
         let row = first + t.index / lanes;
         let after = job.weights + min(begin + row + step, last) * job.stride;
