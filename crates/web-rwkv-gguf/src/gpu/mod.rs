@@ -14,6 +14,7 @@ mod device;
 mod kernel;
 mod layout;
 mod ops;
+mod products;
 mod profile;
 mod self_test;
 mod state;
@@ -49,23 +50,15 @@ use cache::Cache;
 use chain::Chain;
 use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
+use products::{ADD, DECAY, GATE, JOBS, Job, LERP, PARTS, RESIDUAL, Unfinished};
 use profile::Profile;
 use upload::Upload;
 
 /// Words of the table of a batch.
 const TABLE: usize = 1 << 20;
-/// Floats at least that parts of products have room for.
-const PARTS: usize = 1 << 23;
-/// Up to so many tokens a product decodes weights in registers instead of tiles.
-const FEW: usize = 4;
-/// From so many tokens on a product of floats is worth a dispatch of its own.
-const MANY: usize = 512;
 /// Dispatches of a batch after which what has been recorded is submitted, so that the device begins.
 const BEGIN: [usize; 3] = [16, 64, 192];
 const BINDINGS: usize = 8;
-/// Products of a dispatch at most, and words of each.
-const JOBS: usize = 8;
-const JOB: usize = 16;
 /// Tokens of a chunk, at first and at most: more at a time are quicker, but a submission must not run so long that a
 /// watchdog, or the screen, minds it.
 const CHUNKS: (usize, usize) = (256, 2048);
@@ -218,17 +211,6 @@ pub(crate) struct Batch<'a> {
     /// Where choices stand in the table, and copies of states, and how many.
     choices_at: u32,
     copies: (u32, usize),
-}
-
-/// Sums of a product that are parts, for `finish_parts` to add to activations.
-struct Unfinished {
-    /// Those of so much width before them.
-    before: usize,
-    splits: usize,
-    /// The buffer of the weights, parameters and workgroups.
-    weights: usize,
-    params: Vec<u32>,
-    groups: (usize, usize),
 }
 
 /// Operations that have not run yet.
@@ -625,29 +607,6 @@ impl Gpu {
         parts + room as u32
     }
 
-    /// Adds sums that no operation has added.
-    fn finish_sums(&self, b: &mut Batch<'_>) {
-        if let Some(Unfinished { splits, weights, params, groups, .. }) = b.unfinished.take() {
-            self.dispatch(b, weights, &Kernel::FinishParts { splits }, &params, groups);
-        }
-    }
-
-    /// Floats that parts of results of so many tokens take, of products or `wkv7`.
-    fn room_for_parts(&self, tokens: usize) -> usize {
-        let [stream, input, output] = self.widest.each_ref().map(|width| width.load(Relaxed));
-        let room = tokens * stream.max(input);
-        match self.info.tier {
-            Tier::Matrix => room.max(PARTS).max(Tile::TOKENS * output.next_multiple_of(Tile::ROWS)),
-            _ => room,
-        }
-    }
-
-    /// Where they are, and how many.
-    fn parts(&self, b: &Batch<'_>) -> (u32, usize) {
-        let arena = &b.memory.acts[Kind::Stream as usize];
-        ((arena.rows * arena.width) as u32, arena.parts)
-    }
-
     /// Records the copies of states that the batch begins with.
     fn copy_states(&self, b: &mut Batch<'_>) {
         let (at, count) = b.copies;
@@ -656,179 +615,6 @@ impl Gpu {
             let groups = size.div_ceil(8 * Kernel::THREADS).min(1 << 12);
             self.dispatch(b, usize::MAX, &Kernel::CopyState, &[at, size as u32], (groups, count));
         }
-    }
-
-    /// A product in the table: the rows of a piece, from a workgroup on.
-    fn job_words(
-        &self,
-        b: &Batch<'_>,
-        job: &Job<'_>,
-        piece: &Piece,
-        group: usize,
-        layout: usize,
-    ) -> [u32; JOB] {
-        let (w, first) = (job.w, piece.first as u32);
-        [
-            group as u32,
-            piece.rows as u32,
-            padded(w.columns) as u32,
-            piece.at,
-            w.layout.stride(padded(w.columns)) as u32,
-            layout as u32,
-            self.place(b, job.x),
-            job.x.padded as u32,
-            self.place(b, job.y) + first,
-            job.y.padded as u32,
-            job.y.kind as u32,
-            job.act,
-            job.bias.map_or(0, |v| v.0 + first),
-            job.other.map_or(0, |acts| self.place(b, acts) + first),
-            job.other.map_or(0, |acts| acts.padded as u32),
-            job.before.map_or(0, |acts| self.place(b, acts) + first),
-        ]
-    }
-
-    /// Records products whose weights may lie in several buffers, and be many more than a dispatch takes.
-    fn products(&self, b: &mut Batch<'_>, jobs: &[Job<'_>]) {
-        let tokens = jobs.first().map_or(0, |job| job.x.tokens);
-        if tokens == 0 || self.link_products(b, jobs) {
-            return;
-        }
-        let mut pieces: Vec<(&Job<'_>, &Piece)> =
-            jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
-        // Matrix units wait for products whose weights take many bytes, or registers, beside others.
-        let apart = |(job, piece): &(&Job<'_>, &Piece)| {
-            (piece.buffer, tokens >= MANY && self.info.tier == Tier::Matrix && job.w.layout.is_float())
-        };
-        // Rows of floats take the longest, and begin first.
-        pieces.sort_by_key(|of| (apart(of), (tokens <= FEW).then_some(of.0.w.layout)));
-        let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
-        for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
-            let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
-            layouts.sort_unstable();
-            layouts.dedup();
-            let columns = together.iter().map(|(job, _)| padded(job.w.columns)).max().unwrap_or(0);
-            let (kernel, splits) = if tokens <= FEW {
-                let act = if let [(job, _)] = together { Some(job.act) } else { None };
-                let tokens = tokens.next_power_of_two();
-                (Kernel::Few { layouts: layouts.clone(), tokens, columns, act }, 1)
-            } else {
-                let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                let (_, room) = self.parts(b);
-                let (tile, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
-                (Kernel::Many { layouts: layouts.clone(), tile }, splits)
-            };
-            let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
-            // Sums that nothing is to be done with are stored where they belong, and come first.
-            let parted = self.kernels.keeps_parts(&kernel);
-            let keeps = |(job, piece): &(&Job<'_>, &Piece)| splits > 1 || !job.is_sum(piece, rows_of_group);
-            let mut together = together.to_vec();
-            if parted {
-                together.sort_by_key(keeps);
-            }
-            let at = b.recording.table.len() as u32;
-            let (mut groups, mut kept) = (0, None);
-            for (job, piece) in &together {
-                if kept.is_none() && keeps(&(*job, *piece)) {
-                    kept = Some(groups);
-                }
-                let layout = layouts.iter().position(|l| *l == job.w.layout).expect("collected above");
-                let words = self.job_words(b, job, piece, groups, layout);
-                b.recording.table.extend(words);
-                groups += piece.rows.div_ceil(self.kernels.rows(&kernel, job.w.layout));
-            }
-            let jobs = &b.recording.table[at as usize..];
-            let firsts = jobs.chunks_exact(JOB).map(|job| job[0]).chain([u32::MAX; JOBS]);
-            let params: Vec<_> = [at, tokens as u32]
-                .into_iter()
-                .chain(jobs[..JOB].iter().copied())
-                .chain(firsts.take(JOBS).skip(1))
-                .collect();
-            let kept = kept.unwrap_or(groups);
-            let pitch = (groups - kept) * rows_of_group;
-            let (parts, room) = self.parts(b);
-            // As many tokens at a time as their parts have room for.
-            let most = match pitch * splits {
-                pitch if parted && pitch > 0 => room / pitch / tokens_of_group * tokens_of_group,
-                _ => tokens,
-            };
-            let buffer = together[0].1.buffer;
-            for first in (0..tokens).step_by(most) {
-                let count = most.min(tokens - first);
-                let tiles = count.div_ceil(tokens_of_group);
-                let part = pitch * tiles * tokens_of_group;
-                let params: Vec<_> = params
-                    .iter()
-                    .copied()
-                    .chain([first, splits, kept, parts as usize, pitch, part].map(|n| n as u32))
-                    .collect();
-                self.dispatch(b, buffer, &kernel, &params, (groups, tiles * splits));
-                if let Some(timed) = b.recording.timed.last_mut() {
-                    let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
-                    let stride = |(job, piece): &(&Job<'_>, &Piece)| {
-                        piece.rows * job.w.layout.stride(padded(job.w.columns)) * VECTOR
-                    };
-                    let (job, piece) = together[0];
-                    timed.name += &format!(" {}x{} of {}", piece.rows, job.w.columns, together.len());
-                    timed.operations = 2 * (count * together.iter().map(weights).sum::<usize>()) as u64;
-                    timed.bytes = together.iter().map(stride).sum::<usize>() as u64;
-                }
-                if parted && pitch > 0 {
-                    let tokens_each = self.kernels.tile(&Kernel::FinishParts { splits }).1;
-                    let groups = (groups - kept, count.div_ceil(tokens_each));
-                    let (job, piece) = together[0];
-                    let before = job.y.before;
-                    b.unfinished = Some(Unfinished { before, splits, weights: buffer, params, groups });
-                    // A shift takes whole rows.
-                    if together.len() > 1 || job.act != ADD || piece.rows != job.y.width || count != tokens {
-                        self.finish_sums(b);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A product of a dispatch.
-struct Job<'a> {
-    w: &'a Matrix,
-    x: &'a Acts,
-    y: &'a Acts,
-    act: u32,
-    bias: Option<&'a Vector>,
-    other: Option<&'a Acts>,
-    before: Option<&'a Acts>,
-}
-
-impl<'a> Job<'a> {
-    fn new(w: &'a Matrix, x: &'a Acts, y: &'a Acts, act: Act) -> Self {
-        Self { w, x, y, act: number(act), bias: None, other: None, before: None }
-    }
-
-    /// Whether whole tiles of rows are stored as they are, aligned as matrix units demand.
-    fn is_sum(&self, piece: &Piece, rows: usize) -> bool {
-        let places = [piece.first, self.y.padded];
-        self.act == number(Act::Id)
-            && self.y.kind == Kind::Stream
-            && piece.rows.is_multiple_of(rows)
-            && places.iter().all(|n| n.is_multiple_of(4))
-    }
-}
-
-/// Activations of products as `part/job.wgsl` numbers them: [`Act::Add`], and those beyond [`Act`].
-const ADD: u32 = 4;
-const DECAY: u32 = 5;
-const GATE: u32 = 6;
-const RESIDUAL: u32 = 7;
-const LERP: u32 = 8;
-
-fn number(act: Act) -> u32 {
-    match act {
-        Act::Id => 0,
-        Act::Tanh => 1,
-        Act::Sigmoid => 2,
-        Act::SquaredRelu => 3,
-        Act::Add => ADD,
     }
 }
 
