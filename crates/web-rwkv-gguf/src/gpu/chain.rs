@@ -304,7 +304,7 @@ impl Gpu {
             Some((kind, place)) if kind != Kind::Output => chain.post(kind, place, job.y.width, tag),
             _ => 0,
         };
-        [x, y, old, other]
+        [x, y, if matches!(job.act, ADD | RESIDUAL) { old } else { 0 }, other]
     }
 
     /// Adds `wkv7` with these parameters to the chain; false if there is none.

@@ -286,6 +286,7 @@ impl Ops for Gpu {
     }
 
     fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
+        b.unfinished = None; // sums that nothing of the recording before wanted
         self.copy_states(b);
         b.moved = None;
         for piece in &emb.pieces {

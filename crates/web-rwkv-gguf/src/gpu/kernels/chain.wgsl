@@ -78,6 +78,7 @@ fn chain(b: Builtins) {
     var job = job_word(t, 1u, own);
     for (var i = 0u; i < p.count; i++) {
         here = i;
+        left = select(p.patience, 0u, left == 0u); // who has given up does not wait again
         tell_link(t, i + 2u, link);
         tell_job(t, i + 1u, job);
         workgroupBarrier();
@@ -141,7 +142,7 @@ fn job_of(i: u32) -> Job {
         jobs[at + 14u], jobs[at + 15u], jobs[at + 16u], jobs[at + 17u]);
 }
 
-/// How often a thread looks again before it gives up.
+/// How often a thread looks again at a link before it gives up.
 var<private> left: u32;
 
 /// Whether a thread has looked at posts in vain, and should look again.
@@ -276,12 +277,12 @@ fn statistics(t: Thread, x: Row, eps: f32) -> vec2<f32> {
     }
     workgroupBarrier();
     var total = 0.0;
-    for (var i = t.lane; i < THREADS / t.lanes; i += t.lanes) {
+    for (var i = t.lane; i < (THREADS + t.lanes - 1u) / t.lanes; i += t.lanes) {
         total += partial_sums[i].x;
     }
     let mean = subgroupAdd(total) / f32(WIDTH);
     var variance = 0.0;
-    for (var i = t.lane; i < THREADS / t.lanes; i += t.lanes) {
+    for (var i = t.lane; i < (THREADS + t.lanes - 1u) / t.lanes; i += t.lanes) {
         let part = partial_sums[i];
         let d = part.x - part.z * mean;
         variance += part.y + d * d / max(part.z, 1.0);
