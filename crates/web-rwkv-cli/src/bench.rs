@@ -102,7 +102,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
         Ok(())
     };
 
-    // A model is closed when the time is taken.
+    // Closing a model is not timed.
     let mut opened = None;
     measure(What::Load, "load".into(), "ms", &mut || {
         drop(opened.take());
@@ -276,10 +276,10 @@ fn read(model: &Model, tokens: &[u32], option: RnnOption, state: &mut State) -> 
     Ok(())
 }
 
-/// A text of [`DECODE_TOKENS`] tokens after one that reading the prompt chooses, and one more.
+/// A text of [`DECODE_TOKENS`] tokens after one that reading the prompt chooses.
 fn decoding(model: &Model, first: u32) -> Result<Generation> {
     let sampler = Sampler::new(SamplerOptions::greedy());
-    let text = Generation::new(&[first], model.init_state(), sampler, DECODE_TOKENS + 2, vec![])?;
+    let text = Generation::new(&[first], model.init_state(), sampler, DECODE_TOKENS + 1, vec![])?;
     Ok(text.ignoring_end())
 }
 
