@@ -103,7 +103,13 @@ impl Context {
         Ok(buffers)
     }
 
-    /// What has gone wrong since the last time.
+    /// An error of the device, which from now on all gives that asks [`Context::check`].
+    pub(super) fn fail(&self, what: String) -> Error {
+        self.error.lock().expect("no holder panics").get_or_insert_with(|| what.clone());
+        Error::Device { device: self.name.clone(), what }
+    }
+
+    /// What has gone wrong.
     pub(super) fn check(&self) -> Result<()> {
         match self.error.lock().expect("no holder panics").clone() {
             Some(what) => Err(Error::Device { device: self.name.clone(), what }),

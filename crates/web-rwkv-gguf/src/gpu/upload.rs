@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, mem, sync::Mutex, thread};
 
-use crate::{Error, Result, ops::FileMatrix};
+use crate::{Result, ops::FileMatrix};
 
 use super::{Context, layout};
 
@@ -90,9 +90,8 @@ impl Upload {
             return Ok(());
         }
         let stage = self.stage(context, bytes.max(size) as u64)?;
-        let lost =
-            |e: wgpu::MapRangeError| Error::Device { device: context.name.clone(), what: e.to_string() };
-        let mut view = stage.get_mapped_range_mut(..bytes as u64).map_err(lost)?;
+        let view = stage.get_mapped_range_mut(..bytes as u64);
+        let mut view = view.map_err(|e| context.fail(e.to_string()))?;
         let mut rest = view.slice(..);
         let mut tasks = vec![];
         for Part { w, first, rows, .. } in &parts {
@@ -153,7 +152,7 @@ impl Upload {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
         let polled = context.device.poll(wait);
         context.check()?;
-        polled.map_err(|e| Error::Device { device: context.name.clone(), what: e.to_string() })?;
+        polled.map_err(|e| context.fail(e.to_string()))?;
         Ok(stage)
     }
 }
