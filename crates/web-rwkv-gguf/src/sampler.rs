@@ -168,9 +168,12 @@ impl Choice {
     /// One of the tokens that are kept, in their order: it is the same on a GPU.
     fn draw(&self, logits: &[f32]) -> usize {
         let best = largest(logits);
-        let last = self.last(logits, best);
+        let mut weights = exps(logits, best, 1.0);
+        let last = self.last(logits, &weights);
         let kept = |token: usize| last.is_none_or(|last| !falls(last, (token, logits[token])));
-        let mut weights = exps(logits, best, self.temperature);
+        if self.temperature != 1.0 {
+            weights = exps(logits, best, self.temperature);
+        }
         weights.iter_mut().enumerate().for_each(|(token, w)| *w = if kept(token) { *w } else { 0.0 });
         let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
         if total.is_nan() {
@@ -185,16 +188,16 @@ impl Choice {
         drawn.or_else(|| (0..logits.len()).rfind(|token| kept(*token))).expect("the likeliest is kept")
     }
 
-    /// The last that `top_k` and `top_p` keep of the tokens, the likeliest first; `None` if they keep all.
-    fn last(&self, logits: &[f32], best: f32) -> Option<(usize, f32)> {
+    /// The last that `top_k` and `top_p` keep of the tokens, the likeliest first, by their weights at temperature 1; `None` if
+    /// they keep all.
+    fn last(&self, logits: &[f32], weights: &[f32]) -> Option<(usize, f32)> {
         if self.top_k == 0 && self.top_p >= 1.0 {
             return None;
         }
         let most = if self.top_k == 0 { logits.len() } else { self.top_k };
-        let weights = exps(logits, best, 1.0);
         // How many tokens stand in each bin, and their weights together.
         let mut bins = [(0, 0.0); BINS];
-        for weight in &weights {
+        for weight in weights {
             let (count, sum) = &mut bins[bin(*weight)];
             (*count, *sum) = (*count + 1, *sum + f64::from(*weight));
         }
@@ -288,7 +291,7 @@ mod tests {
             falling.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
             for (top_p, top_k) in [(0.0, 0), (0.3, 0), (0.7, 0), (0.999, 0), (0.9, 5), (1.0, 100)] {
                 let choice = Choice { temperature: 1.0, top_k, top_p, ..Choice::default() };
-                let last = choice.last(&logits, best).unwrap();
+                let last = choice.last(&logits, &exps(&logits, best, 1.0)).unwrap();
                 let kept = |token: &usize| !falls(last, (*token, logits[*token]));
                 let got = falling.iter().take_while(|token| kept(token)).count();
                 // Two tokens more or fewer are what rounding moves.

@@ -1,21 +1,20 @@
 //! Fields out of documents, with the embedded model.
 
+mod witness;
+
 use std::path::Path;
 
 use web_rwkv_gguf::{
-    Device, ExtractOptions, Field, Generation, Model, Options, RnnOption, Sampler, SamplerOptions, Tokenizer,
+    ExtractOptions, Field, Generation, Model, RnnOption, Sampler, SamplerOptions, Tokenizer,
 };
+use witness::cpu;
 
 fn models() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/rwkv7-mail")
 }
 
 fn model() -> Model {
-    Model::open(
-        models().join("rwkv7-mail-q4_k_m.gguf"),
-        Options { device: Device::Cpu, ..Options::default() },
-    )
-    .unwrap()
+    Model::open(models().join("rwkv7-mail-q4_k_m.gguf"), cpu()).unwrap()
 }
 
 /// Mail, fields and gold values of each demo mail.

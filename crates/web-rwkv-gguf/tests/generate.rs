@@ -1,15 +1,18 @@
 //! Texts that are continued token by token.
 
+mod witness;
+
 use std::ops::ControlFlow;
 
-use web_rwkv_gguf::{Device, Error, Generation, Model, Options, Sampler, SamplerOptions};
+use web_rwkv_gguf::{Error, Generation, Model, Sampler, SamplerOptions};
+use witness::cpu;
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rwkv7-mail/rwkv7-mail-q4_k_m.gguf");
 
 #[test]
 fn a_prompt_that_is_read_ahead_changes_nothing() {
     // A CPU reads a prompt in chunks of one size.
-    let model = Model::open(MODEL, Options { device: Device::Cpu, ..Options::default() }).unwrap();
+    let model = Model::open(MODEL, cpu()).unwrap();
     let prompt = model.tokenizer().unwrap().encode("The parcel arrives on Friday. ".repeat(120)).unwrap();
     assert!(prompt.len() > 600, "three chunks");
     let sampler = Sampler::new(SamplerOptions::greedy());

@@ -1,18 +1,16 @@
 //! What is trained on top of a model: LoRAs and states.
 
+mod witness;
+
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, tensor::TensorView};
 use web_rwkv_gguf::{
-    Device, Model, Options, State,
+    Model, State,
     format::{Format, decode},
     load::{Bytes, Checkpoint},
 };
-
-/// Options for the CPU, also where there is a GPU.
-fn cpu() -> Options {
-    Options { device: Device::Cpu, ..Options::default() }
-}
+use witness::cpu;
 
 /// A file that is gone at the end.
 struct File(PathBuf);

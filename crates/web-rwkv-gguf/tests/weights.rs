@@ -1,9 +1,12 @@
 //! Which tensors make up a model: a damaged file is an error, never a smaller model.
 
+mod witness;
+
 use std::time::{Duration, Instant};
 
 use safetensors::{Dtype, tensor::TensorView};
-use web_rwkv_gguf::{Device, Model, Options};
+use web_rwkv_gguf::{Model, Options};
+use witness::cpu;
 
 const C: usize = 64;
 const RANK: usize = 32;
@@ -49,11 +52,7 @@ fn open(tensors: &[(String, Vec<usize>)]) -> Result<usize, String> {
         (name, TensorView::new(Dtype::F32, shape.clone(), &zeros[..size]).expect("the size of the shape"))
     });
     let bytes = safetensors::serialize(views, None).expect("valid tensors");
-    let model = Model::from_bytes(
-        "x.st",
-        bytes.into(),
-        Options { threads: Some(1), device: Device::Cpu, ..Options::default() },
-    );
+    let model = Model::from_bytes("x.st", bytes.into(), Options { threads: Some(1), ..cpu() });
     model.map(|m| m.info().num_layer).map_err(|e| e.to_string())
 }
 

@@ -71,14 +71,17 @@ impl Chain {
         [self.from.unwrap_or(table[0]), table[0]]
     }
 
-    /// Keeps a shift, if there is a chain.
+    /// Keeps a shift; false if there is no chain.
     fn keep(&mut self, mut norm: [u32; 4], state: [u32; 2], mixes: Vec<u32>, results: Vec<u32>) -> bool {
+        if self.kernel.is_none() {
+            return false;
+        }
         let post = self.posted(Kind::Stream, norm[0]);
         if post != 0 {
             norm[0] = post;
         }
         self.shift = Some(Shifted { posted: post != 0, norm, state, mixes, results });
-        self.kernel.is_some()
+        true
     }
 
     /// The post of activations of a kind; 0 if they have not been posted.
@@ -235,9 +238,7 @@ impl Gpu {
             pieces.chunk_by(|a, b| a.2.buffer == b.2.buffer).flat_map(|of| of.chunks(JOBS)).peekable();
         while let Some(pieces) = links.next() {
             // Workgroups are shared out by bytes.
-            let bytes = |(_, job, piece): &(usize, &super::Job<'_>, &Piece)| {
-                piece.rows * job.w.layout.stride(padded(job.w.columns))
-            };
+            let bytes = |(_, job, piece): &(usize, &super::Job<'_>, &Piece)| piece.rows * job.w.stride();
             let all: usize = pieces.iter().map(bytes).sum();
             let at = b.recording.table.len() as u32;
             let (mut first, mut firsts) = (0, [NOWHERE; JOBS]);
@@ -256,7 +257,7 @@ impl Gpu {
                     piece.rows as u32,
                     columns as u32,
                     piece.at,
-                    job.w.layout.stride(columns) as u32,
+                    job.w.stride() as u32,
                     layout as u32,
                     shift.as_ref().map_or(x, |shift| shift.mix_of(self.place(b, job.x))),
                     job.w.columns as u32,

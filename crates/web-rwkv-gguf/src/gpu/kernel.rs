@@ -420,8 +420,7 @@ impl Kernels {
         let store = include_str!("kernels/part/store.wgsl");
         let norm = include_str!("kernels/part/norm.wgsl");
         let four = include_str!("kernels/part/four.wgsl");
-        let jobs =
-            concat!(include_str!("kernels/part/job.wgsl"), include_str!("kernels/part/job_params.wgsl"));
+        let job = include_str!("kernels/part/job.wgsl");
         let finish = include_str!("kernels/part/finish.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
         // What is there once for each layout, and the function that chooses among them.
@@ -466,7 +465,7 @@ impl Kernels {
                 constants.push(("ACT", act.unwrap_or(u32::MAX) as usize));
                 constants.extend([("LANES_values", few.lanes[0]), ("LANES_packed", few.lanes[1])]);
                 constants.extend([("AHEAD_values", few.ahead[0]), ("AHEAD_packed", few.ahead[1])]);
-                parts.extend([thread, store, jobs, finish, include_str!("kernels/project_few.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/project_few.wgsl")]);
                 if subgroups {
                     parts.push(include_str!("kernels/part/packed_inputs.wgsl"));
                     parts.push(include_str!("kernels/part/few_load_packed.wgsl"));
@@ -497,7 +496,7 @@ impl Kernels {
                 let down = (down * 32 / self.lanes.max(32)).max(1);
                 threads = self.lanes * down * across;
                 constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
-                parts.extend([thread, jobs, include_str!("kernels/project_matrix.wgsl")]);
+                parts.extend([thread, job, include_str!("kernels/project_matrix.wgsl")]);
                 each = include_str!("kernels/part/matrix_rows.wgsl");
                 let parameters =
                     "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
@@ -506,12 +505,12 @@ impl Kernels {
             }
             Kernel::FinishParts { splits } => {
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
-                parts.extend([thread, store, jobs, finish, include_str!("kernels/finish_parts.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/finish_parts.wgsl")]);
                 "finish_parts"
             }
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
-                parts.extend([thread, store, jobs, finish, include_str!("kernels/project_many.wgsl")]);
+                parts.extend([thread, store, job, finish, include_str!("kernels/project_many.wgsl")]);
                 each = include_str!("kernels/part/many_row.wgsl");
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"

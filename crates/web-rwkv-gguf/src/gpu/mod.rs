@@ -152,6 +152,13 @@ pub(crate) struct Matrix {
     pieces: Vec<Piece>,
 }
 
+impl Matrix {
+    /// Vectors from row to row.
+    fn stride(&self) -> usize {
+        self.layout.stride(padded(self.columns))
+    }
+}
+
 /// Rows `first..first + rows` of a matrix, in vectors from `at` on of a buffer.
 #[derive(Clone)]
 struct Piece {

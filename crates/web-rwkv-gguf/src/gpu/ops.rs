@@ -20,7 +20,7 @@ impl Ops for Gpu {
 
     fn matrix(&self, w: FileMatrix) -> Result<Matrix> {
         let layout = Layout::of(w.format);
-        let stride = layout.stride(padded(w.columns)) * VECTOR;
+        let stride = layout::row_bytes(&w);
         let mut m = self.memory.lock().expect("no holder panics");
         let m = &mut *m;
         m.layouts.insert(layout);
@@ -293,7 +293,7 @@ impl Ops for Gpu {
             let params = [
                 b.tokens_at,
                 piece.at,
-                emb.layout.stride(padded(emb.columns)) as u32,
+                emb.stride() as u32,
                 piece.first as u32,
                 piece.rows as u32,
                 padded(emb.columns) as u32,

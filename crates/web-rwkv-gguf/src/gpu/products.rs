@@ -116,7 +116,7 @@ impl Gpu {
             piece.rows as u32,
             padded(w.columns) as u32,
             piece.at,
-            w.layout.stride(padded(w.columns)) as u32,
+            w.stride() as u32,
             layout as u32,
             self.place(b, job.x),
             job.x.padded as u32,
@@ -208,9 +208,7 @@ impl Gpu {
                 self.dispatch(b, buffer, &kernel, &params, (groups, tiles * splits));
                 if let Some(timed) = b.recording.timed.last_mut() {
                     let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
-                    let stride = |(job, piece): &(&Job<'_>, &Piece)| {
-                        piece.rows * job.w.layout.stride(padded(job.w.columns)) * VECTOR
-                    };
+                    let stride = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.stride() * VECTOR;
                     let (job, piece) = together[0];
                     timed.name += &format!(" {}x{} of {}", piece.rows, job.w.columns, together.len());
                     timed.operations = 2 * (count * together.iter().map(weights).sum::<usize>()) as u64;

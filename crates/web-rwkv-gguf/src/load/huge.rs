@@ -10,16 +10,26 @@ use memmap2::Mmap;
 const PAGE: usize = 2 << 20;
 
 /// Bytes of a line of the cache, with which each part begins.
-pub(super) const LINE: usize = 64;
-
-/// Reads parts of files, one behind the other; `None` where the system has no huge pages, or too little memory.
 #[cfg(target_os = "linux")]
-pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<Mmap> {
+const LINE: usize = 64;
+
+/// Reads parts of files, one behind the other, and tells where each stands; `None` where the system has no huge pages, or
+/// too little memory.
+#[cfg(target_os = "linux")]
+pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<usize>>)> {
     use std::{iter, os::unix::fs::FileExt, sync::Mutex, thread};
 
     use memmap2::{Advice, MmapMut};
 
-    let len: usize = parts.iter().map(|(_, range)| range.len().next_multiple_of(LINE)).sum();
+    let mut len = 0;
+    let places: Vec<_> = parts
+        .iter()
+        .map(|(_, range)| {
+            let at = len;
+            len += range.len().next_multiple_of(LINE);
+            at..at + range.len()
+        })
+        .collect();
     if len < PAGE || !given()? || available()? < len.checked_add(len / 2)? {
         return None;
     }
@@ -42,11 +52,11 @@ pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<Mmap> {
         readers.into_iter().all(|reader| reader.join().unwrap_or(false))
     });
     drop(pieces);
-    if whole { memory.make_read_only().ok() } else { None }
+    if whole { Some((memory.make_read_only().ok()?, places)) } else { None }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn read(_: &[(&File, Range<usize>)]) -> Option<Mmap> {
+pub(super) fn read(_: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<usize>>)> {
     None
 }
 
@@ -80,13 +90,14 @@ mod tests {
         let file = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let ranges = [3..70, 100..100, 101..5_000_001, 5_000_001..5_000_129, 6_000_000..bytes.len()];
-        let Some(memory) = read(&ranges.clone().map(|range| (&file, range))) else {
+        let Some((memory, places)) = read(&ranges.clone().map(|range| (&file, range))) else {
             return println!("skipped: there are no huge pages");
         };
-        let mut at = 0;
-        for range in ranges {
-            assert!(memory[at..][..range.len()] == bytes[range.clone()], "{range:?}");
-            at += range.len().next_multiple_of(LINE);
+        let mut end = 0_usize;
+        for (range, place) in ranges.into_iter().zip(places) {
+            assert_eq!(place.start, end.next_multiple_of(LINE));
+            assert!(memory[place.clone()] == bytes[range.clone()], "{range:?}");
+            end = place.end;
         }
         let beyond = (&file, bytes.len() - PAGE..bytes.len() + 1);
         assert!(read(&[beyond]).is_none());

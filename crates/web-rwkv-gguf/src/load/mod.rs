@@ -256,12 +256,10 @@ impl Checkpoint {
         mapped.iter().for_each(|data| data.release());
         let parts: Vec<_> =
             mapped.iter().filter_map(|data| Some((data.file()?, data.range.clone()))).collect();
-        if let Some(memory) = huge::read(&parts) {
-            let (owner, mut at) = (Owner::Read(memory.into()), 0);
-            for data in mapped {
-                let len = data.len();
-                *data = Bytes { owner: owner.clone(), range: at..at + len };
-                at += len.next_multiple_of(huge::LINE);
+        if let Some((memory, places)) = huge::read(&parts) {
+            let owner = Owner::Read(memory.into());
+            for (data, range) in mapped.into_iter().zip(places) {
+                *data = Bytes { owner: owner.clone(), range };
             }
         }
         Self { tensors, vocab: None, keys: vec![], file: self.file.clone(), ..*self }
