@@ -105,6 +105,43 @@ impl Packed {
         self.scale.resize(rows * columns / group, 0.0);
         self.offset.resize(rows * columns / group, 0.0);
     }
+
+    /// Codes, scales and offsets of a register of rows.
+    pub(super) fn register<I: Integers>(
+        &mut self,
+        register: usize,
+        lanes: usize,
+    ) -> (&mut [i32], &mut [f32], &mut [f32]) {
+        let (codes, factors) = (lanes * self.columns / I::PER, lanes * self.columns / self.group);
+        (
+            &mut self.codes[register * codes..][..codes],
+            &mut self.scale[register * factors..][..factors],
+            &mut self.offset[register * factors..][..factors],
+        )
+    }
+
+    /// Fills in the bias of a register of rows.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
+        let (lanes, groups, steps) = (V::LANES, self.columns / self.group, self.columns / I::PER);
+        let codes = &self.codes[register * lanes * steps..][..lanes * steps];
+        let bias = &mut self.bias[register * lanes * groups..][..lanes * groups];
+        let per_group = self.group / I::PER;
+        for g in 0..if I::BIAS == 0 { 0 } else { groups } {
+            // SAFETY: a group has `group / PER` lanes for each row.
+            unsafe {
+                let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
+                let mut sum = V::zero();
+                for k in g * per_group..(g + 1) * per_group {
+                    sum = I::dot::<V>(x, V::load_ints(codes.as_ptr().add(lanes * k)), sum);
+                }
+                V::store_ints(bias.as_mut_ptr().add(g * lanes), V::negate_quads(sum));
+            }
+        }
+    }
 }
 
 /// Packs a register of rows of `w` as number `register` of `packed`.
@@ -120,41 +157,31 @@ impl<I: Integers> Kernel for Pack<'_, I> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, p, lanes) = (self.w, self.packed, V::LANES);
-        let (columns, groups) = (w.columns, w.columns / w.group);
-        let (quads, per_group) = (columns / 4, w.group / I::PER);
-        let codes = &mut p.codes[self.register * lanes * columns / I::PER..][..lanes * columns / I::PER];
-        p.quads.resize(if I::PER == 4 { 0 } else { quads * lanes }, 0);
-        let turned = if I::PER == 4 { &mut *codes } else { &mut p.quads[..] };
-        let at = self.register * lanes * groups;
-        let (bias, factors) = (&mut p.bias[at..][..lanes * groups], at..at + lanes * groups);
+        let (columns, groups, quads) = (w.columns, w.columns / w.group, w.columns / 4);
+        let mut room = std::mem::take(&mut p.quads);
+        room.resize(if I::PER == 4 { 0 } else { quads * lanes }, 0);
+        let (codes, scale, offset) = p.register::<I>(self.register, lanes);
+        let turned = if I::PER == 4 { &mut *codes } else { &mut room[..] };
         // SAFETY: this runs inside `dispatch`.
         unsafe {
             turn::<V>(w.codes[..lanes * columns].as_ptr().cast(), turned);
-            turn::<V>(w.scale[..lanes * groups].as_ptr().cast(), ints(&mut p.scale[factors.clone()]));
-            turn::<V>(w.offset[..lanes * groups].as_ptr().cast(), ints(&mut p.offset[factors]));
+            turn::<V>(w.scale[..lanes * groups].as_ptr().cast(), ints(scale));
+            turn::<V>(w.offset[..lanes * groups].as_ptr().cast(), ints(offset));
         }
         if I::PER == 2 {
             for q in 0..quads {
                 // SAFETY: there are `LANES · K / 4` quads and twice as many pairs.
                 unsafe {
-                    let [first, last] = V::widen_quads(p.quads.as_ptr().add(lanes * q).cast());
+                    let [first, last] = V::widen_quads(room.as_ptr().add(lanes * q).cast());
                     let y = codes.as_mut_ptr().add(2 * lanes * q);
                     V::store_ints(y, first);
                     V::store_ints(y.add(lanes), last);
                 }
             }
         }
-        for g in 0..if I::BIAS == 0 { 0 } else { groups } {
-            // SAFETY: a group has `group / PER` lanes for each row.
-            unsafe {
-                let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
-                let mut sum = V::zero();
-                for k in g * per_group..(g + 1) * per_group {
-                    sum = I::dot::<V>(x, V::load_ints(codes.as_ptr().add(lanes * k)), sum);
-                }
-                V::store_ints(bias.as_mut_ptr().add(g * lanes), V::negate_quads(sum));
-            }
-        }
+        p.quads = room;
+        // SAFETY: as above.
+        unsafe { p.sum_up::<V, I>(self.register) };
     }
 }
 

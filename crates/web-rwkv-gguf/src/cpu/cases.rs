@@ -1,5 +1,7 @@
 //! Every operation at every level beside the scalar executor, on one list of cases.
 
+use std::borrow::Cow;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -7,7 +9,7 @@ use super::*;
 use crate::{
     batch::Sequence,
     format::Format,
-    load::ModelVersion,
+    load::{Bytes, ModelVersion},
     lockstep::{Peek, nmse},
     ops::Act::{self, *},
     state::{State, StateShape},
@@ -59,6 +61,27 @@ pub(crate) fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns:
     Matrix { format, rows, columns, data: data.into() }
 }
 
+/// The same matrix with rows side by side, where its format may stand so.
+fn beside(w: &Matrix) -> Option<Matrix> {
+    let whole = w.format.beside() && w.rows.is_multiple_of(ROWS);
+    let mut data = vec![0; w.data.len()];
+    let eight = ROWS * w.row_bytes();
+    whole.then(|| {
+        let eights = w.data.chunks_exact(eight).zip(data.chunks_exact_mut(eight));
+        eights.for_each(|(rows, eight)| w.format.turn(rows, eight));
+        Matrix { data: Bytes::beside(&data), ..w.clone() }
+    })
+}
+
+/// Every level, and once more those that take rows side by side.
+fn ways(w: &Matrix) -> impl Iterator<Item = (Cpu, Cow<'_, Matrix>)> {
+    let turned = beside(w).into_iter().flat_map(|w| {
+        let levels = levels().filter(|cpu| cpu.level().beside());
+        levels.map(move |cpu| (cpu, Cow::Owned(w.clone())))
+    });
+    levels().map(|cpu| (cpu, Cow::Borrowed(w))).chain(turned)
+}
+
 impl Peek for Cpu {
     fn peek(&self, _: &mut Chunked<'_>, acts: &Acts) -> Vec<f32> {
         acts.data.clone()
@@ -88,7 +111,9 @@ fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
 fn products() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     for &format in Format::ALL {
-        for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256)] {
+        for (rows, columns) in
+            [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256), (8, 256), (72, 768), (200, 256)]
+        {
             check_products(rng, format, rows, columns);
         }
     }
@@ -114,19 +139,22 @@ fn check_products(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns: us
         let x = acts(rng, tokens, columns + 64);
         let act = [Id, Tanh, Sigmoid, SquaredRelu, Add][tokens % 5];
         let want = project(&scalar, &w, &x, Id);
+        if let Some(w) = beside(&w) {
+            assert!(project(&scalar, &w, &x, Id).data == want.data, "{}", format.name());
+        }
         let codes = if format.group().is_some() { 32767.0 } else { f64::INFINITY };
         // Few sums may err much more than many do in the mean.
         let limit = 8.0 * expected_error(&w, &x, codes);
-        for cpu in levels() {
+        for (cpu, w) in ways(&w) {
             let name = || format!("{} [{rows}, {columns}] × {tokens} {act:?} {}", format.name(), cpu.level());
-            let sums = project(&cpu, &w, &x, Id);
+            let sums = project(&cpu, w.as_ref(), &x, Id);
             let error = error(&sums, &want);
             assert!(error <= limit, "{}: {error:e}, at most {limit:e}", name());
             let mut want = Acts { data: vec![SENTINEL; sums.data.len()], width: sums.width };
             for t in 0..tokens {
                 scalar::write::<math::Exact>(act, &sums.row(t)[..rows], want.row_mut(t));
             }
-            let nmse = nmse(&project(&cpu, &w, &x, act).data, &want.data);
+            let nmse = nmse(&project(&cpu, w.as_ref(), &x, act).data, &want.data);
             assert!(nmse <= 1e-11, "{}: {nmse:e}", name());
         }
     }
@@ -160,14 +188,14 @@ fn fast_products_err_by_the_steps_of_8_bits() {
     let rng = &mut ChaCha8Rng::seed_from_u64(4);
     let scalar = Cpu::new(Level::Scalar, 1);
     for &format in Format::ALL {
-        for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256)] {
+        for (rows, columns) in [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256), (72, 768), (200, 256)] {
             let w = matrix(rng, format, rows, columns);
             for tokens in [1, 11, 12, 13, 29] {
                 let x = acts(rng, tokens, columns + 64);
                 let want = project(&scalar, &w, &x, Id);
                 let limit = 2.0 * expected_error(&w, &x, 127.0);
-                for cpu in levels().map(|cpu| cpu.fast(true)) {
-                    let error = error(&project(&cpu, &w, &x, Id), &want);
+                for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
+                    let error = error(&project(&cpu, w.as_ref(), &x, Id), &want);
                     assert!(
                         error <= limit,
                         "{} [{rows}, {columns}] × {tokens} {}: {error:e}, at most {limit:e}",
@@ -196,8 +224,8 @@ fn the_largest_codes_have_room() {
             for sign in [1.0, -1.0] {
                 let x = Acts { data: vec![sign; 12 * 256], width: 256 };
                 let want = project(&scalar, &w, &x, Id);
-                for cpu in levels().map(|cpu| cpu.fast(true)) {
-                    let nmse = nmse(&project(&cpu, &w, &x, Id).data, &want.data);
+                for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
+                    let nmse = nmse(&project(&cpu, w.as_ref(), &x, Id).data, &want.data);
                     assert!(nmse <= 1e-11, "{} {byte:x} {sign} {}: {nmse:e}", format.name(), cpu.level());
                 }
             }
@@ -212,17 +240,17 @@ fn what_is_not_finite_stays_so() {
         .iter()
         .flat_map(|f| [Id, SquaredRelu, Add].map(|act| (*f, act)))
     {
-        let w = matrix(rng, format, 20, 256);
+        let w = matrix(rng, format, 24, 256);
         for tokens in [3, 14] {
             // relu(−∞) is a number.
             let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
             for &bad in &bad[..if act == SquaredRelu { 1 } else { 3 }] {
                 let mut x = acts(rng, tokens, 256);
                 x.row_mut(2)[100] = bad;
-                for cpu in levels().chain(levels().map(|cpu| cpu.fast(true))) {
-                    let y = project(&cpu, &w, &x, act);
-                    let finite = |t: usize| y.row(t)[..20].iter().filter(|y| y.is_finite()).count();
-                    assert_eq!((finite(0), finite(1)), (20, 20));
+                for (cpu, w) in ways(&w).chain(ways(&w).map(|(cpu, w)| (cpu.fast(true), w))) {
+                    let y = project(&cpu, w.as_ref(), &x, act);
+                    let finite = |t: usize| y.row(t)[..24].iter().filter(|y| y.is_finite()).count();
+                    assert_eq!((finite(0), finite(1)), (24, 24));
                     assert_eq!(finite(2), 0, "{} {bad} {}", format.name(), cpu.level());
                 }
             }

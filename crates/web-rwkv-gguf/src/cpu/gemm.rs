@@ -4,12 +4,12 @@
 use std::array::from_fn;
 
 use crate::{
-    format::{self, Format, Quant, with_quant},
+    format::{self, Format, Quant, beside::with_beside, with_quant},
     ops::Act,
 };
 
 use super::{
-    Acts, Matrix, Shared,
+    Acts, Matrix, Shared, beside,
     dot::prefetch,
     level::{Kernel, Vector},
     lines::Lines,
@@ -64,13 +64,21 @@ impl Kernel for Panel<'_> {
             for k in (0..columns).step_by(DEPTH) {
                 let depth = DEPTH.min(columns - k);
                 for r in (0..rows).step_by(V::LANES) {
-                    for (i, y) in decoded.chunks_exact_mut(DEPTH).enumerate() {
-                        let bytes = w.part(at + (r + i).min(rows - 1), k, depth);
-                        prefetch::<V>(bytes.as_ptr().wrapping_add(AHEAD * w.row_bytes()), bytes.len());
-                        decode::<V>(w.format, bytes, &mut y[..depth]);
-                    }
                     let to = &mut panel[r / width * width * DEPTH + r % width..];
-                    V::call(Turn { x: decoded, depth, y: to });
+                    if w.data.is_beside() {
+                        let eight = w.part(at + r, k, depth);
+                        prefetch::<V>(eight.as_ptr().wrapping_add(AHEAD * w.row_bytes()), eight.len());
+                        with_beside!(w.format, Q => {
+                            V::call(beside::Decode { blocks: format::beside::cast::<Q>(eight), y: to, width })
+                        }, _ => unreachable!("{:?} stands by rows", w.format));
+                    } else {
+                        for (i, y) in decoded.chunks_exact_mut(DEPTH).enumerate() {
+                            let bytes = w.part(at + (r + i).min(rows - 1), k, depth);
+                            prefetch::<V>(bytes.as_ptr().wrapping_add(AHEAD * w.row_bytes()), bytes.len());
+                            decode::<V>(w.format, bytes, &mut y[..depth]);
+                        }
+                        V::call(Turn { x: decoded, depth, y: to });
+                    }
                 }
                 for chunk in (0..tokens).step_by(CHUNK) {
                     let end = tokens.min(chunk + CHUNK);

@@ -62,6 +62,11 @@ impl Level {
         dispatch(self, Traits).1
     }
 
+    /// See [`Vector::BESIDE`].
+    pub(crate) fn beside(self) -> bool {
+        self != Self::Scalar && dispatch(self, Traits).2
+    }
+
     /// The level of this name: `scalar`, `avx2`, `avx512` or `neon`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|l| l.to_string() == name)
@@ -71,10 +76,10 @@ impl Level {
 struct Traits;
 
 impl Kernel for Traits {
-    type Output = (bool, usize);
+    type Output = (bool, usize, bool);
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
-        (V::PAIRS, V::BYTES)
+        (V::PAIRS, V::BYTES, V::BESIDE)
     }
 }
 
@@ -122,6 +127,8 @@ pub(super) trait Vector: Lanes {
     /// The most that a code times the length of its group may be for sums of products of bytes to have room; zero where
     /// such products are not faster than those of floats.
     const BYTES: usize;
+    /// Whether rows that stand side by side, see [`beside`](crate::format::beside), are faster: with registers of eight lanes.
+    const BESIDE: bool = false;
     /// Runs a kernel in a function of its own, which the compiler gives all the registers.
     unsafe fn call<K: Kernel>(k: K) -> K::Output;
     /// `x[0]` in the lower half of the lanes, `x[1]` in the upper.
@@ -151,6 +158,15 @@ pub(super) trait Vector: Lanes {
     unsafe fn arrange(x: &mut [i16; 32]);
     /// Sums of products of 32 unsigned codes and 32 arranged numbers, those of each half in a half of the lanes.
     unsafe fn dot_codes(codes: Self::Bytes, x: *const i16) -> Self::Int;
+    /// With `BESIDE` in the lane of each row, added to c, the products of four unsigned codes and of numbers `4 w ..` of 32
+    /// arranged ones.
+    unsafe fn dot_beside(_codes: Self::Bytes, _x: *const i32, _w: usize, _c: Self::Int) -> Self::Int {
+        unreachable!("rows do not stand side by side")
+    }
+    /// With `BESIDE` of four unsigned codes of each row the values: `code · scale + offset`.
+    unsafe fn decode_beside(_codes: Self::Bytes, _scale: Self, _offset: Self) -> [Self; 4] {
+        unreachable!("rows do not stand side by side")
+    }
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
     unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
@@ -256,6 +272,7 @@ mod x86 {
         const PAIRS: bool = false;
         // Sums may overflow on their way, but not in the end: half a group of codes times 127.
         const BYTES: usize = 2 * 256;
+        const BESIDE: bool = true;
         call! { "avx2,fma,f16c" }
         functions! {
             fn halves(x: *const f32) -> __m256 = {
@@ -308,6 +325,17 @@ mod x86 {
                 let even = _mm256_madd_epi16(even, _mm256_loadu_si256(x.cast()));
                 _mm256_add_epi32(even, _mm256_madd_epi16(odd, _mm256_loadu_si256(x.add(16).cast())))
             };
+            fn dot_beside(codes: __m256i, x: *const i32, w: usize, c: __m256i) -> __m256i = {
+                let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+                let even = _mm256_madd_epi16(even, _mm256_set1_epi32(*x.add(w)));
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_set1_epi32(*x.add(8 + w)));
+                _mm256_add_epi32(c, _mm256_add_epi32(even, odd))
+            };
+            fn decode_beside(codes: __m256i, scale: __m256, offset: __m256) -> [__m256; 4] = {
+                let value = |x| _mm256_fmadd_ps(_mm256_cvtepi32_ps(x), scale, offset);
+                let [a, b, c, d] = bytes(codes);
+                [value(a), value(b), value(c), value(d)]
+            };
             fn widen_quads(x: *const i8) -> [__m256i; 2] = {
                 // Each byte to the top of a 16-bit half, from where it is shifted down with its sign.
                 let x = _mm256_loadu_si256(x.cast());
@@ -353,6 +381,41 @@ mod x86 {
                 _mm256_storeu_ps(scale.as_mut_ptr(), _mm256_mul_ps(numbers(scales), d));
                 _mm256_storeu_ps(offset.as_mut_ptr(), _mm256_mul_ps(numbers(minimums), dmin));
             };
+            fn factors_beside(eight: *const u8, scale: &mut [[f32; 8]; 8], offset: &mut [[f32; 8]; 8]) = {
+                let word = |w: usize| _mm256_loadu_si256(eight.add(32 * w).cast());
+                let (halves, scales, minimums, last) = (word(0), word(1), word(2), word(3));
+                // d of all rows, then dmin.
+                let order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+                let halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(halves, order), 0b11_01_10_00);
+                let d = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+                let dmin = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+                let dmin = _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0));
+                let bits = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
+                let high = |x| bits(_mm256_srli_epi16(x, 2), 0x30);
+                let parts = [
+                    (bits(scales, 63), bits(minimums, 63)),
+                    (_mm256_or_si256(bits(last, 15), high(scales)), _mm256_or_si256(bits(_mm256_srli_epi16(last, 4), 15), high(minimums))),
+                ];
+                for (half, (scales, minimums)) in parts.into_iter().enumerate() {
+                    let (scale, offset) = (scale.as_mut_ptr().add(4 * half), offset.as_mut_ptr().add(4 * half));
+                    for (i, (a, b)) in bytes(scales).into_iter().zip(bytes(minimums)).enumerate() {
+                        _mm256_storeu_ps(scale.add(i).cast(), _mm256_mul_ps(_mm256_cvtepi32_ps(a), d));
+                        _mm256_storeu_ps(offset.add(i).cast(), _mm256_mul_ps(_mm256_cvtepi32_ps(b), dmin));
+                    }
+                }
+            };
+            fn scaled_beside(x: &[[[i8; 4]; 8]; 4], by: &[[u8; 2]; 8], y: &mut [[f32; 8]; 16]) = {
+                let by = _mm256_cvtph_ps(_mm_loadu_si128(by.as_ptr().cast()));
+                for (x, y) in x.iter().zip(y.as_chunks_mut::<4>().0) {
+                    // From the top of a lane a byte is shifted down with its sign.
+                    let x = _mm256_loadu_si256(x.as_ptr().cast());
+                    let tops = [_mm256_slli_epi32(x, 24), _mm256_slli_epi32(x, 16), _mm256_slli_epi32(x, 8), x];
+                    for (x, y) in tops.into_iter().zip(y) {
+                        let x = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
+                        _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(x, by));
+                    }
+                }
+            };
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
             fn bits(self, shift: u32, mask: u8) -> Self = {
@@ -378,6 +441,19 @@ mod x86 {
                 _mm256_shuffle_epi8(table, self)
             };
         }
+    }
+
+    /// The four bytes of each lane of 32 bits.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn bytes(x: __m256i) -> [__m256i; 4] {
+        let low = _mm256_set1_epi32(0xff);
+        [
+            _mm256_and_si256(x, low),
+            _mm256_and_si256(_mm256_srli_epi32(x, 8), low),
+            _mm256_and_si256(_mm256_srli_epi32(x, 16), low),
+            _mm256_srli_epi32(x, 24),
+        ]
     }
 
     #[inline(always)]
@@ -781,6 +857,19 @@ mod tests {
                 };
                 assert_eq!(sums[..n / 2].iter().sum::<i32>(), half(0));
                 assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
+                if V::BESIDE {
+                    let (codes, w) = (V::Bytes::load(&bytes), 5);
+                    let sums = V::dot_beside(codes, arranged.as_ptr().cast(), w, V::splat_int(&3));
+                    let values = V::decode_beside(codes, V::load(x.as_ptr()), V::splat(0.25)).map(floats);
+                    for (r, sum) in ints(sums).into_iter().enumerate() {
+                        let code = |i: usize| bytes[4 * r + i];
+                        let dot = (0..4).map(|i| i32::from(p[4 * w + i]) * i32::from(code(i))).sum::<i32>();
+                        assert_eq!(sum, dot + 3);
+                        for (i, values) in values.iter().enumerate() {
+                            assert_eq!(values[r], f32::from(code(i)) * x[r] + 0.25);
+                        }
+                    }
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The CPU executor.
 
 mod across;
+mod beside;
 #[cfg(test)]
 pub(crate) mod cases;
 mod dot;
@@ -24,7 +25,7 @@ use crate::{
     Result,
     batch::{Sequence, Token},
     device::OpTime,
-    format,
+    format::{self, beside::ROWS},
     ops::{
         Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
     },
@@ -65,13 +66,20 @@ impl Matrix {
     }
 
     fn row(&self, i: usize, out: &mut [f32]) {
+        if self.data.is_beside() {
+            let (i, row) = (i / ROWS * ROWS, i % ROWS);
+            let eight = &self.data[i * self.row_bytes()..][..ROWS * self.row_bytes()];
+            return format::decode(self.format, &self.format.row_of(eight, row), out);
+        }
         format::decode(self.format, self.part(i, 0, self.columns), out);
     }
 
-    /// The bytes of values `at..at + len` of row `i`, which are whole blocks.
+    /// The bytes of values `at..at + len` of row `i`, which are whole blocks; where rows stand side by side, and `i` is the
+    /// first of eight, those of all eight.
     #[inline(always)]
     fn part(&self, i: usize, at: usize, len: usize) -> &[u8] {
-        let bytes = |values: usize| values / self.format.block_len() * self.format.block_bytes();
+        let rows = if self.data.is_beside() { ROWS } else { 1 };
+        let bytes = |values: usize| values / self.format.block_len() * self.format.block_bytes() * rows;
         &self.data[i * self.row_bytes() + bytes(at)..][..bytes(len)]
     }
 }

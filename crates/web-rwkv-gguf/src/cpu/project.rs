@@ -3,13 +3,18 @@
 use std::{array::from_fn, cell::RefCell, marker::PhantomData};
 
 use crate::{
-    format::{self, Format, Quant, with_quant},
+    format::{
+        self, Format, Quant,
+        beside::{self, Beside, with_beside},
+        with_quant,
+    },
     ops::{Act, Product},
 };
 
 use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
+    beside::{Few, Pack as PackBeside},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
     gemm::{self, PANEL},
     level::{Kernel, Vector, dispatch},
@@ -18,6 +23,9 @@ use super::{
     rounded::{Integers, Pairs, Quads, Rounded, Token, tiles},
     scalar,
 };
+
+/// From how many places at a time weights are read of which rows stand side by side: a core reads two faster than one, or four.
+const STREAMS: usize = 2;
 
 /// Rows of the tiles whose lanes lie along the columns.
 const ROWS: usize = 4;
@@ -77,6 +85,8 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
 enum Way {
     /// Few tokens, blocks.
     Along,
+    /// Few tokens, blocks of rows that stand side by side.
+    Beside,
     /// Few tokens, floats.
     AlongFloats,
     /// Several tokens.
@@ -91,14 +101,15 @@ enum Way {
 
 impl Way {
     fn few(self) -> bool {
-        matches!(self, Self::Along | Self::AlongFloats | Self::AlongDecoded)
+        matches!(self, Self::Along | Self::Beside | Self::AlongFloats | Self::AlongDecoded)
     }
 
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens(), p.w.format.group()) {
+            (0..SEVERAL, Some(_)) if p.w.data.is_beside() => Self::Beside,
             (0..SEVERAL, Some(_)) => Self::Along,
-            (0..MANY, Some(_)) => Self::AlongDecoded,
+            (0..MANY, Some(_)) if !p.w.data.is_beside() => Self::AlongDecoded,
             (0..MANY_FLOATS, None) => Self::AlongFloats,
             (_, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
             (_, Some(_)) if cpu.level.pairs() => Self::Across,
@@ -124,7 +135,7 @@ enum Made {
 impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
         let made = match way {
-            Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
+            Way::Along | Way::Beside => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
             Way::AlongFloats | Way::AlongDecoded | Way::Gemm => Made::Nothing,
             Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, TOKENS)),
             Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, TOKENS)),
@@ -176,6 +187,10 @@ impl Kernel for Run<'_> {
             match &job.x.made {
                 Made::Pairs(x) if job.x.way == Way::Across => panel.across::<V, _>(x, scratch),
                 Made::Quads(x) => panel.across::<V, _>(x, scratch),
+                Made::Pairs(x) if job.x.way == Way::Beside => {
+                    with_beside!(format, Q => panel.beside::<V, Q>(x),
+                    _ => unreachable!("{format:?} stands by rows"))
+                }
                 Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x),
                     _ => unreachable!("{format:?} is not in blocks")),
                 Made::Nothing if job.x.way == Way::Gemm => {
@@ -210,8 +225,17 @@ impl Panel<'_> {
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.
         unsafe {
             for register in 0..registers {
-                codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
-                V::call(Pack { w: codes, packed, register, integers: PhantomData::<I> });
+                // The last register of a panel may have no rows of its own.
+                if w.data.is_beside() {
+                    let row = (self.at + register * V::LANES).min(self.at + self.rows - beside::ROWS);
+                    with_beside!(w.format, Q => {
+                        let blocks = beside::cast::<Q>(w.part(row, 0, w.columns));
+                        V::call(PackBeside { blocks, packed, register });
+                    }, _ => unreachable!("{:?} stands by rows", w.format));
+                } else {
+                    codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
+                    V::call(Pack { w: codes, packed, register, integers: PhantomData::<I> });
+                }
             }
             for register in (0..registers).step_by(2) {
                 let (w, target) = (&*packed, self.target::<V>(register * V::LANES));
@@ -272,6 +296,32 @@ impl Panel<'_> {
                         sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()).for_each(|(y, x)| *y += x);
                     }
                     self.write(at, t, sums);
+                });
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn beside<V: Vector, Q: Beside>(&self, x: &Rounded<Pairs>) {
+        let (w, tokens) = (self.job.w, self.job.x.x.tokens());
+        let mut all = [Token::default(); SEVERAL];
+        (0..tokens).for_each(|t| all[t] = x.token(t, 0, Q::GROUP));
+        let (end, apart) = (self.at + self.rows, self.rows.div_ceil(STREAMS * beside::ROWS) * beside::ROWS);
+        for at in (self.at..self.at + apart).step_by(beside::ROWS) {
+            // The last eight are repeated at the end.
+            let eights: [&[[Q; beside::ROWS]]; STREAMS] =
+                from_fn(|i| beside::cast(w.part((at + i * apart).min(end - beside::ROWS), 0, w.columns)));
+            // SAFETY: the caller's promise is handed on.
+            unsafe {
+                tiles!([2] of 2, 0..tokens, |t, N| {
+                    let x = *all[t..].first_chunk().expect("tokens of a tile");
+                    let sums = V::call(Few::<_, STREAMS, N> { eights, x });
+                    for (i, sums) in sums.iter().enumerate() {
+                        for (row, sums) in (at..end).step_by(apart).zip(sums) {
+                            let y = self.job.y.part(t + i, row, beside::ROWS);
+                            scalar::write::<Fast>(self.job.act, sums, y);
+                        }
+                    }
                 });
             }
         }

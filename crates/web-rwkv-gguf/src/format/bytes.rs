@@ -1,6 +1,6 @@
 //! 32 bytes at once: what blocks are taken apart with.
 
-use super::q4_k::Factors;
+use super::{beside, q4_k::Factors};
 
 /// 32 bytes in registers.
 ///
@@ -20,6 +20,37 @@ pub(crate) trait Bytes: Copy {
     unsafe fn factors(x: &Factors, scale: &mut [f32; 8], offset: &mut [f32; 8]) {
         // SAFETY: the caller's promise is handed on.
         unsafe { x.unpack::<Self>(scale, offset) };
+    }
+    /// Those of blocks of eight rows that begin with them, see [`beside`]: `scale[g][r]`, here and below.
+    #[inline(always)]
+    unsafe fn factors_beside(
+        eight: *const u8,
+        scale: &mut [[f32; beside::ROWS]; 8],
+        offset: &mut [[f32; beside::ROWS]; 8],
+    ) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            for (r, bytes) in beside::bytes_of(eight, 0).iter().enumerate() {
+                let (mut own, mut other) = ([0.0; 8], [0.0; 8]);
+                Self::factors(Factors::of(bytes), &mut own, &mut other);
+                for g in 0..8 {
+                    (scale[g][r], offset[g][r]) = (own[g], other[g]);
+                }
+            }
+        }
+    }
+    /// `y = x · by`, for four times four x of eight rows, and a `by` of each.
+    #[inline(always)]
+    unsafe fn scaled_beside(
+        x: &[[[i8; 4]; beside::ROWS]; 4],
+        by: &[[u8; 2]; beside::ROWS],
+        y: &mut [[f32; beside::ROWS]; 16],
+    ) {
+        for (g, y) in y.iter_mut().enumerate() {
+            for (r, y) in y.iter_mut().enumerate() {
+                *y = super::f16(by[r]) * f32::from(x[g / 4][r][g % 4]);
+            }
+        }
     }
     unsafe fn load(x: &[u8; 32]) -> Self;
     unsafe fn store(self, y: &mut [u8; 32]);

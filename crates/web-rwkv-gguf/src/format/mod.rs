@@ -1,6 +1,7 @@
 //! Weight formats, one file each. A quantized block is groups of small integer codes, each group
 //! with a scale and an offset: value = code · scale + offset. Kernels see nothing else.
 
+pub(crate) mod beside;
 mod bytes;
 mod fit;
 pub(crate) mod iq4_nl;

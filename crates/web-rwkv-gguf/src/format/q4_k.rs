@@ -1,9 +1,13 @@
 //! Q4_K: 256 values of 4 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q4_K`.
 
-use std::array;
+use std::{array, mem::offset_of};
 
-use super::{Bytes, Quant, fit};
+use super::{
+    Bytes, Quant,
+    beside::{self, Beside, Eight, Row, Source},
+    fit,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -12,6 +16,34 @@ pub(crate) struct Block {
     qs: [[u8; 32]; 4], // for each 64 values: value i in the low half of byte i, i + 32 in the high
 }
 const _: () = assert!(size_of::<Block>() == 144);
+
+impl Block {
+    #[inline(always)]
+    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe { from.load(offset_of!(Self, qs) + i / 2 * 32).bits(4 * (i as u32 % 2), 15) }
+    }
+}
+
+impl Beside for Block {
+    #[inline(always)]
+    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
+        // SAFETY: the caller has the instructions, here and below.
+        unsafe { Self::code(Eight(eight, w), i) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors_beside<B: Bytes>(
+        eight: *const u8,
+        scale: &mut [[f32; beside::ROWS]; 16],
+        offset: &mut [[f32; beside::ROWS]; 16],
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            B::factors_beside(eight, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
+        };
+    }
+}
 
 impl Quant for Block {
     type Span = Self;
@@ -24,7 +56,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe { B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15) }
+        unsafe { Self::code(Row(self), i) }
     }
 
     #[inline(always)]
@@ -57,6 +89,13 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
+    #[inline(always)]
+    pub(super) fn of(bytes: &[u8; 16]) -> &Self {
+        const { assert!(size_of::<Self>() == 16 && align_of::<Self>() == 1) };
+        // SAFETY: any bytes are valid.
+        unsafe { &*bytes.as_ptr().cast() }
+    }
+
     /// `scale = d scales`, `offset = −dmin minimums`
     ///
     /// # Safety

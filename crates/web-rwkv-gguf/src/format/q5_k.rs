@@ -1,9 +1,14 @@
 //! Q5_K: 256 values of 5 bits; each 32 have a 6-bit scale and a 6-bit minimum. Layout: ggml
 //! `block_q5_K`.
 
-use std::array;
+use std::{array, mem::offset_of};
 
-use super::{Bytes, Quant, fit, q4_k::Factors};
+use super::{
+    Bytes, Quant,
+    beside::{self, Beside, Eight, Row, Source},
+    fit,
+    q4_k::Factors,
+};
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -13,6 +18,37 @@ pub(crate) struct Block {
     qs: [[u8; 32]; 4], // for each 64 values: value i in the low half of byte i, i + 32 in the high
 }
 const _: () = assert!(size_of::<Block>() == 176);
+
+impl Block {
+    #[inline(always)]
+    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let hi = from.load(offset_of!(Self, qh)).bits(i as u32, 1);
+            from.load(offset_of!(Self, qs) + i / 2 * 32).bits(4 * (i as u32 % 2), 15).or(hi, 4)
+        }
+    }
+}
+
+impl Beside for Block {
+    #[inline(always)]
+    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
+        // SAFETY: the caller has the instructions, here and below.
+        unsafe { Self::code(Eight(eight, w), i) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors_beside<B: Bytes>(
+        eight: *const u8,
+        scale: &mut [[f32; beside::ROWS]; 16],
+        offset: &mut [[f32; beside::ROWS]; 16],
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            B::factors_beside(eight, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
+        };
+    }
+}
 
 impl Quant for Block {
     type Span = Self;
@@ -25,10 +61,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe {
-            let hi = B::load(&self.qh).bits(i as u32, 1);
-            B::load(&self.qs[i / 2]).bits(4 * (i as u32 % 2), 15).or(hi, 4)
-        }
+        unsafe { Self::code(Row(self), i) }
     }
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! Q6_K: 256 values of 6 bits less 32; each 16 have an 8-bit scale. Layout: ggml `block_q6_K`.
 
-use std::array;
+use std::{array, mem::offset_of};
 
 use super::{
     Bytes, Quant,
+    beside::{self, Beside, Eight, Row, Source},
     fit::{self, Whole},
 };
 
@@ -17,6 +18,40 @@ pub(crate) struct Block {
 }
 const _: () = assert!(size_of::<Block>() == 210);
 
+impl Block {
+    #[inline(always)]
+    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+        let (half, s) = (i / 4, i as u32 % 4);
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let lo = from.load(offset_of!(Self, ql) + 64 * half + i % 2 * 32).bits(4 * (s / 2), 15);
+            lo.or(from.load(offset_of!(Self, qh) + 32 * half).bits(2 * s, 3), 4)
+        }
+    }
+}
+
+impl Beside for Block {
+    #[inline(always)]
+    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
+        // SAFETY: the caller has the instructions, here and below.
+        unsafe { Self::code(Eight(eight, w), i) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors_beside<B: Bytes>(
+        eight: *const u8,
+        scale: &mut [[f32; beside::ROWS]; 16],
+        offset: &mut [[f32; beside::ROWS]; 16],
+    ) {
+        // SAFETY: as above, and the blocks have as many bytes.
+        unsafe {
+            let d = &*eight.add(beside::ROWS * offset_of!(Self, d)).cast();
+            B::scaled_beside(&*eight.add(beside::ROWS * offset_of!(Self, scales)).cast(), d, scale);
+        }
+        offset.fill([0.0; beside::ROWS]);
+    }
+}
+
 impl Quant for Block {
     type Span = Self;
     const LEN: usize = 256;
@@ -28,11 +63,7 @@ impl Quant for Block {
     #[inline(always)]
     unsafe fn biased<B: Bytes>(&self, i: usize) -> B {
         // SAFETY: the caller has the instructions.
-        unsafe {
-            let (half, s) = (i / 4, i as u32 % 4);
-            let lo = B::load(&self.ql[half][i % 2]).bits(4 * (s / 2), 15);
-            lo.or(B::load(&self.qh[half]).bits(2 * s, 3), 4)
-        }
+        unsafe { Self::code(Row(self), i) }
     }
 
     #[inline(always)]

@@ -5,6 +5,39 @@ use std::{fs::File, ops::Range};
 
 use memmap2::Mmap;
 
+use crate::format::{Format, beside};
+
+/// Bytes that are read.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) struct Part<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) range: Range<usize>,
+    /// The format and the bytes of a row, if rows are to stand side by side.
+    pub(super) turn: Option<(Format, usize)>,
+}
+
+/// Where bytes come from.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) enum Source<'a> {
+    File(&'a File),
+    Static(&'static [u8]),
+}
+
+#[cfg(target_os = "linux")]
+impl Source<'_> {
+    /// Fills `to` with the bytes from `at`; whether there are as many.
+    fn read(self, to: &mut [u8], at: usize) -> bool {
+        use std::os::unix::fs::FileExt;
+        match self {
+            Self::File(file) => file.read_exact_at(to, at as u64).is_ok(),
+            Self::Static(bytes) => {
+                bytes.get(at..at + to.len()).map(|from| to.copy_from_slice(from)).is_some()
+            }
+        }
+    }
+}
+
 /// Bytes of a huge page.
 #[cfg(target_os = "linux")]
 const PAGE: usize = 2 << 20;
@@ -16,15 +49,15 @@ const LINE: usize = 64;
 /// Reads parts of files, one behind the other, and tells where each stands; `None` where the system has no huge pages, or
 /// too little memory.
 #[cfg(target_os = "linux")]
-pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<usize>>)> {
-    use std::{iter, os::unix::fs::FileExt, sync::Mutex, thread};
+pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
+    use std::{iter, sync::Mutex, thread};
 
     use memmap2::{Advice, MmapMut};
 
     let mut len = 0;
     let places: Vec<_> = parts
         .iter()
-        .map(|(_, range)| {
+        .map(|Part { range, .. }| {
             let at = len;
             len += range.len().next_multiple_of(LINE);
             at..at + range.len()
@@ -36,17 +69,31 @@ pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<u
     let mut memory = MmapMut::map_anon(len).ok()?;
     memory.advise(Advice::HugePage).ok()?;
     let (mut pieces, mut left) = (vec![], &mut memory[..]);
-    for (file, range) in parts {
+    for Part { source, range, turn } in parts {
         let (to, rest) = left.split_at_mut(range.len().next_multiple_of(LINE));
-        let to = to[..range.len()].chunks_mut(PAGE);
-        pieces.extend(range.clone().step_by(PAGE).zip(to).map(|(at, to)| (file, at as u64, to)));
+        let len = turn.map_or(PAGE, |(_, row)| (PAGE / (beside::ROWS * row)).max(1) * beside::ROWS * row);
+        let to = to[..range.len()].chunks_mut(len);
+        pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
     }
     // The pages are cleared before they are filled: work for every core.
     let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
     let pieces = Mutex::new(pieces.into_iter());
     let next = || pieces.lock().ok()?.next();
-    let read = || iter::from_fn(next).all(|(file, at, to)| file.read_exact_at(to, at).is_ok());
+    let read = || {
+        let mut rows = vec![];
+        iter::from_fn(next).all(|(source, at, to, turn)| match *turn {
+            None => source.read(to, at),
+            Some((format, row)) => {
+                rows.resize(to.len(), 0);
+                let whole = source.read(&mut rows, at);
+                let eight = beside::ROWS * row;
+                let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
+                eights.for_each(|(rows, eight)| format.turn(rows, eight));
+                whole
+            }
+        })
+    };
     let whole = thread::scope(|scope| {
         let readers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
         readers.into_iter().all(|reader| reader.join().unwrap_or(false))
@@ -56,7 +103,7 @@ pub(super) fn read(parts: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<u
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn read(_: &[(&File, Range<usize>)]) -> Option<(Mmap, Vec<Range<usize>>)> {
+pub(super) fn read(_: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
     None
 }
 
@@ -90,7 +137,9 @@ mod tests {
         let file = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let ranges = [3..70, 100..100, 101..5_000_001, 5_000_001..5_000_129, 6_000_000..bytes.len()];
-        let Some((memory, places)) = read(&ranges.clone().map(|range| (&file, range))) else {
+        let Some((memory, places)) =
+            read(&ranges.clone().map(|range| Part { source: Source::File(&file), range, turn: None }))
+        else {
             return println!("skipped: there are no huge pages");
         };
         let mut end = 0_usize;
@@ -99,7 +148,20 @@ mod tests {
             assert!(memory[place.clone()] == bytes[range.clone()], "{range:?}");
             end = place.end;
         }
-        let beyond = (&file, bytes.len() - PAGE..bytes.len() + 1);
+        // 40 rows of two blocks.
+        let (range, row) = (7..7 + 40 * 288, 288);
+        let source = Source::Static(bytes[..20_000].to_vec().leak());
+        let all = Part { source, range: range.clone(), turn: Some((Format::Q4K, row)) };
+        let rest = Part { source: Source::File(&file), range: 0..PAGE, turn: None };
+        let (memory, places) = read(&[rest, all]).unwrap();
+        let eights = memory[places[1].clone()].chunks_exact(8 * row);
+        for (rows, eight) in bytes[range].chunks_exact(8 * row).zip(eights) {
+            for (r, row) in rows.chunks_exact(row).enumerate() {
+                assert_eq!(Format::Q4K.row_of(eight, r), row);
+            }
+        }
+        let beyond = bytes.len() - PAGE..bytes.len() + 1;
+        let beyond = Part { source: Source::File(&file), range: beyond, turn: None };
         assert!(read(&[beyond]).is_none());
     }
 }

@@ -22,7 +22,10 @@ use std::{
 
 use memmap2::Mmap;
 
-use crate::{Error, Result, format::Format};
+use crate::{
+    Error, Result,
+    format::{Format, beside},
+};
 use named::Named;
 pub(crate) use named::is_named;
 use names::{Dialect, Kind};
@@ -73,6 +76,8 @@ pub struct Bytes {
 enum Owner {
     Mapped(Arc<Mapped>),
     Read(Arc<Mmap>),
+    /// Read, and rows of blocks stand side by side.
+    Beside(Arc<Mmap>),
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
 }
@@ -102,6 +107,19 @@ impl Bytes {
         Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(Mapped { file, map })) })
     }
 
+    /// Whether eight rows of blocks each stand side by side, see [`beside`].
+    pub(crate) fn is_beside(&self) -> bool {
+        matches!(self.owner, Owner::Beside(_))
+    }
+
+    /// Rows that stand side by side.
+    #[cfg(test)]
+    pub(crate) fn beside(bytes: &[u8]) -> Self {
+        let mut memory = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+        memory.copy_from_slice(bytes);
+        Self { range: 0..bytes.len(), owner: Owner::Beside(Arc::new(memory.make_read_only().unwrap())) }
+    }
+
     /// A part of these bytes; `None` if it ends past them.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let start = self.range.start.checked_add(range.start)?;
@@ -109,9 +127,13 @@ impl Bytes {
         (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
     }
 
-    /// The file that they are mapped from.
-    fn file(&self) -> Option<&File> {
-        if let Owner::Mapped(mapped) = &self.owner { Some(&mapped.file) } else { None }
+    /// Where they come from, unless they were made.
+    fn source(&self) -> Option<huge::Source<'_>> {
+        match &self.owner {
+            Owner::Mapped(mapped) => Some(huge::Source::File(&mapped.file)),
+            Owner::Static(bytes) => Some(huge::Source::Static(bytes)),
+            _ => None,
+        }
     }
 
     /// Says that these bytes are not needed soon: those of a file leave the memory.
@@ -132,7 +154,7 @@ impl std::ops::Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
             Owner::Mapped(mapped) => &mapped.map[..],
-            Owner::Read(memory) => &memory[..],
+            Owner::Read(memory) | Owner::Beside(memory) => &memory[..],
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
         };
@@ -241,25 +263,40 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// What a CPU runs: tensors of a mapped file are read into huge pages where the system has them, but for the embeddings,
-    /// of which a token needs one row.
-    pub(crate) fn in_huge_pages(&self) -> Self {
+    /// What a CPU runs: tensors are read into huge pages where the system has them, but for the embeddings, of which a token
+    /// needs one row; rows of matrices stand side by side there if that is wanted.
+    pub(crate) fn in_huge_pages(&self, beside: bool) -> Self {
         let mut tensors = self.tensors.clone();
-        let data =
-            tensors.iter_mut().filter(|(name, _)| *name != "emb.weight").map(|(_, tensor)| &mut tensor.data);
-        let mut mapped: Vec<_> = data.filter(|data| data.file().is_some()).collect();
-        mapped.sort_by_key(|data| data.range.start);
-        if !mapped.is_sorted_by(|a, b| a.range.end <= b.range.start) {
+        let mut mapped: Vec<_> = tensors
+            .iter_mut()
+            .filter(|(name, tensor)| *name != "emb.weight" && tensor.data.source().is_some())
+            .map(|(_, tensor)| tensor)
+            .collect();
+        mapped.sort_by_key(|tensor| tensor.data.range.start);
+        if !mapped.is_sorted_by(|a, b| a.data.range.end <= b.data.range.start) {
             mapped.clear(); // what shares bytes would be read more than once
         }
         // What opening the file looked at counts as memory too.
-        mapped.iter().for_each(|data| data.release());
-        let parts: Vec<_> =
-            mapped.iter().filter_map(|data| Some((data.file()?, data.range.clone()))).collect();
+        mapped.iter().for_each(|tensor| tensor.data.release());
+        let parts: Vec<_> = mapped
+            .iter()
+            .filter_map(|tensor| {
+                let turn = match tensor.shape[..] {
+                    [rows, columns] if beside && columns > 0 && rows.is_multiple_of(beside::ROWS) => {
+                        let row = tensor.format.beside().then(|| tensor.format.row_bytes(columns));
+                        row.flatten().map(|row| (tensor.format, row))
+                    }
+                    _ => None,
+                };
+                Some(huge::Part { source: tensor.data.source()?, range: tensor.data.range.clone(), turn })
+            })
+            .collect();
         if let Some((memory, places)) = huge::read(&parts) {
-            let owner = Owner::Read(memory.into());
-            for (data, range) in mapped.into_iter().zip(places) {
-                *data = Bytes { owner: owner.clone(), range };
+            let turned: Vec<_> = parts.iter().map(|part| part.turn.is_some()).collect();
+            let memory = Arc::new(memory);
+            for ((tensor, range), turned) in mapped.into_iter().zip(places).zip(turned) {
+                let owner = if turned { Owner::Beside } else { Owner::Read };
+                tensor.data = Bytes { owner: owner(memory.clone()), range };
             }
         }
         Self { tensors, vocab: None, keys: vec![], file: self.file.clone(), ..*self }

@@ -173,7 +173,7 @@ impl Model {
         let fingerprint = fingerprint(checkpoint);
         let on_cpu = |watch: Option<Watch>| -> Result<Engine> {
             // Who watches knows weights by where they stand.
-            let read = watch.is_none().then(|| checkpoint.in_huge_pages());
+            let read = watch.is_none().then(|| checkpoint.in_huge_pages(level.beside()));
             let cpu = Cpu::new(level, threads).fast(options.fast).profiled(options.profile).watched(watch);
             Ok(Engine::Cpu(Box::new(Net::new(cpu, read.as_ref().unwrap_or(checkpoint))?)))
         };

@@ -1,0 +1,169 @@
+//! Eight rows of blocks side by side, as registers of eight lanes take them: of the first block of each row four bytes, then
+//! the next four of each, and two at the end if its bytes are no fours; then the second blocks. Lanes then lie along the rows, and
+//! no sum goes across them.
+
+use std::array;
+
+use super::{Bytes, Format, Quant};
+
+/// Rows that stand side by side.
+pub(crate) const ROWS: usize = 8;
+
+/// Blocks that may stand so.
+pub(crate) trait Beside: Quant {
+    /// Codes `32 i + 4 w ..` of the blocks of eight rows plus BIAS, four of each row.
+    ///
+    /// # Safety
+    /// As [`Bytes`], here and below, and `eight` are the blocks of eight rows.
+    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B;
+
+    /// Writes the scales and offsets of each group, those of eight rows side by side.
+    unsafe fn factors_beside<B: Bytes>(
+        eight: *const u8,
+        scale: &mut [[f32; ROWS]; 16],
+        offset: &mut [[f32; ROWS]; 16],
+    );
+}
+
+/// Where 32 bytes of a block come from that are taken apart alike.
+pub(super) trait Source<B> {
+    /// Those `at` bytes from its beginning.
+    ///
+    /// # Safety
+    /// As [`Bytes`].
+    unsafe fn load(&self, at: usize) -> B;
+}
+
+/// Neighbours in a block.
+pub(super) struct Row<'a, Q>(pub(super) &'a Q);
+
+impl<B: Bytes, Q> Source<B> for Row<'_, Q> {
+    #[inline(always)]
+    unsafe fn load(&self, at: usize) -> B {
+        assert!(at + 32 <= size_of::<Q>());
+        // SAFETY: these bytes lie in the block, and the rest is the caller's promise.
+        unsafe { B::load(&*std::ptr::from_ref(self.0).byte_add(at).cast()) }
+    }
+}
+
+/// Of the blocks of eight rows four bytes each, those of number `.1` of 32.
+pub(super) struct Eight(pub(super) *const u8, pub(super) usize);
+
+impl<B: Bytes> Source<B> for Eight {
+    #[inline(always)]
+    unsafe fn load(&self, at: usize) -> B {
+        // SAFETY: the blocks have as many bytes, and the rest is the caller's promise.
+        unsafe { B::load(&*self.0.add(ROWS * at + 32 * self.1).cast()) }
+    }
+}
+
+/// Runs `$body` with `$q` as the block type of a format that may stand so, or `$else`.
+macro_rules! with_beside {
+    ($format:expr, $q:ident => $body:expr, _ => $else:expr) => {
+        $crate::format::with_quant!($format, $q => $body, _ => $else; Q4K q4_k, Q5K q5_k, Q6K q6_k)
+    };
+}
+pub(crate) use with_beside;
+
+impl Format {
+    /// Whether eight rows may stand side by side.
+    pub(crate) fn beside(self) -> bool {
+        fn is<Q: Beside>() -> bool {
+            true
+        }
+        with_beside!(self, Q => is::<Q>(), _ => false)
+    }
+
+    /// Puts the blocks of eight rows side by side.
+    pub(crate) fn turn(self, rows: &[u8], eight: &mut [u8]) {
+        let (row, block) = (rows.len() / ROWS, self.block_bytes());
+        assert_eq!(rows.len(), eight.len());
+        for (r, row) in rows.chunks_exact(row).enumerate() {
+            for (from, to) in row.chunks_exact(block).zip(eight.chunks_exact_mut(ROWS * block)) {
+                let (words, rest) = from.as_chunks::<4>();
+                let (eights, rests) = to.split_at_mut(ROWS * 4 * words.len());
+                for (word, to) in words.iter().zip(eights.as_chunks_mut::<{ 4 * ROWS }>().0) {
+                    to[4 * r..][..4].copy_from_slice(word);
+                }
+                rests[rest.len() * r..][..rest.len()].copy_from_slice(rest);
+            }
+        }
+    }
+
+    /// The inverse of `turn`, for one of the rows.
+    pub(crate) fn row_of(self, eight: &[u8], r: usize) -> Vec<u8> {
+        let block = self.block_bytes();
+        let mut row = Vec::with_capacity(eight.len() / ROWS);
+        for from in eight.chunks_exact(ROWS * block) {
+            let rest = block % 4;
+            let (eights, rests) = from.split_at(ROWS * (block - rest));
+            eights.as_chunks::<{ 4 * ROWS }>().0.iter().for_each(|word| row.extend(&word[4 * r..][..4]));
+            row.extend(&rests[rest * r..][..rest]);
+        }
+        row
+    }
+}
+
+/// Blocks of eight rows.
+#[inline(always)]
+pub(crate) fn cast<Q: Beside>(bytes: &[u8]) -> &[[Q; ROWS]] {
+    super::cast::<Q>(bytes).as_chunks().0
+}
+
+/// Bytes `at..at + N` of each of eight blocks.
+///
+/// # Safety
+/// As [`Beside`], and both are multiples of four.
+#[inline(always)]
+pub(super) unsafe fn bytes_of<const N: usize>(eight: *const u8, at: usize) -> [[u8; N]; ROWS] {
+    // SAFETY: the blocks have as many bytes.
+    array::from_fn(|r| array::from_fn(|i| unsafe { *eight.add(ROWS * (at + i / 4 * 4) + 4 * r + i % 4) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::format::Portable;
+
+    #[test]
+    fn eight_rows_have_the_codes_and_factors_of_each() {
+        fn check<Q: Beside>(format: Format) {
+            let mut rows = vec![0; ROWS * 2 * size_of::<Q>()];
+            ChaCha8Rng::seed_from_u64(3).fill_bytes(&mut rows);
+            let mut eight = vec![0; rows.len()];
+            format.turn(&rows, &mut eight);
+            for (r, row) in rows.chunks_exact(2 * size_of::<Q>()).enumerate() {
+                assert_eq!(format.row_of(&eight, r), row);
+                for (block, eight) in super::super::cast::<Q>(row).iter().zip(cast::<Q>(&eight)) {
+                    let eight: *const u8 = eight.as_ptr().cast();
+                    let (mut scale, mut offset) = ([0.0; 16], [0.0; 16]);
+                    let (mut scales, mut offsets) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
+                    // SAFETY: portable bytes need no instructions, and there are eight rows.
+                    unsafe {
+                        block.factors::<Portable>(&mut scale, &mut offset);
+                        Q::factors_beside::<Portable>(eight, &mut scales, &mut offsets);
+                    }
+                    let bits = |x: f32| x.to_bits();
+                    assert_eq!(scales.map(|row| bits(row[r])), scale.map(bits));
+                    assert_eq!(offsets.map(|row| bits(row[r])), offset.map(bits));
+                    for i in 0..8 {
+                        let (mut codes, mut four) = ([0; 32], [0; 32]);
+                        // SAFETY: as above.
+                        unsafe { block.biased::<Portable>(i).store(&mut codes) };
+                        for (w, codes) in codes.chunks_exact(4).enumerate() {
+                            // SAFETY: as above.
+                            unsafe { Q::biased_beside::<Portable>(eight, i, w).store(&mut four) };
+                            assert_eq!(four[4 * r..][..4], *codes);
+                        }
+                    }
+                }
+            }
+        }
+        for &format in Format::ALL.iter().filter(|format| format.beside()) {
+            with_beside!(format, Q => check::<Q>(format), _ => unreachable!());
+        }
+    }
+}
