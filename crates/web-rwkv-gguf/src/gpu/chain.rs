@@ -242,9 +242,14 @@ impl Gpu {
             let all: usize = pieces.iter().map(bytes).sum();
             let at = b.recording.table.len() as u32;
             let (mut first, mut firsts) = (0, [NOWHERE; JOBS]);
-            for (of, to) in pieces.iter().zip(&mut firsts) {
+            let mut shares: Vec<_> =
+                pieces.iter().map(|of| (workgroups * bytes(of) / all).max(1)).collect();
+            for _ in shares.iter().sum()..workgroups {
+                let most = (0..shares.len()).max_by_key(|i| bytes(&pieces[*i]) / shares[*i]);
+                shares[most.expect("there are jobs")] += 1;
+            }
+            for ((of, groups), to) in pieces.iter().zip(shares).zip(&mut firsts) {
                 let (i, job, piece) = of;
-                let groups = (workgroups * bytes(of) / all).max(1);
                 let strip = piece.rows.div_ceil(groups).min(threads);
                 let columns = padded(job.w.columns);
                 let layout =

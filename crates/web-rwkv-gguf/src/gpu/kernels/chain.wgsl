@@ -248,47 +248,42 @@ fn row_of(t: Thread, at: u32) -> Row {
     return row;
 }
 
-/// Sum, squares of differences from the mean, and how many, of each subgroup.
+/// Mean, squares of differences from it, and how many, of each subgroup.
 var<workgroup> partial_sums: array<vec3<f32>, THREADS / 8u>;
 
-/// `mean, 1 / √(var + eps)`
+/// `mean, 1 / √(var + eps)`; squares are of differences from one of the numbers, so that nothing is lost.
 fn statistics(t: Thread, x: Row, eps: f32) -> vec2<f32> {
+    let near = subgroupBroadcastFirst(x[0].x);
     var sum = 0.0;
-    var count = 0.0;
-    for (var k = 0u; k < PER_THREAD; k++) {
-        if t.index + k * THREADS < FOURS {
-            sum += dot(x[k], vec4(1.0));
-            count += 4.0;
-        }
-    }
-    sum = subgroupAdd(sum);
-    count = subgroupAdd(count);
-    let mean_of_lanes = sum / max(count, 1.0);
     var squares = 0.0;
+    var count = 0u;
     for (var k = 0u; k < PER_THREAD; k++) {
         if t.index + k * THREADS < FOURS {
-            let d = x[k] - mean_of_lanes;
+            let d = x[k] - near;
+            sum += dot(d, vec4(1.0));
             squares += dot(d, d);
         }
+        count += min(FOURS - min(FOURS, t.index - t.lane + k * THREADS), t.lanes);
     }
-    squares = subgroupAdd(squares);
+    sum = lanes_sum(t, t.lanes, sum);
+    squares = lanes_sum(t, t.lanes, squares);
     if t.lane == 0u {
-        partial_sums[t.subgroup] = vec3(sum, squares, count);
+        let n = max(4.0 * f32(count), 1.0);
+        partial_sums[t.subgroup] = vec3(near + sum / n, squares - sum * sum / n, 4.0 * f32(count));
     }
     workgroupBarrier();
+    let mean_near = partial_sums[0].x;
     var total = 0.0;
-    for (var i = t.lane; i < (THREADS + t.lanes - 1u) / t.lanes; i += t.lanes) {
-        total += partial_sums[i].x;
-    }
-    let mean = subgroupAdd(total) / f32(WIDTH);
     var variance = 0.0;
     for (var i = t.lane; i < (THREADS + t.lanes - 1u) / t.lanes; i += t.lanes) {
         let part = partial_sums[i];
-        let d = part.x - part.z * mean;
-        variance += part.y + d * d / max(part.z, 1.0);
+        let d = part.x - mean_near;
+        total += part.z * d;
+        variance += part.y + part.z * d * d;
     }
-    variance = subgroupAdd(variance);
-    return vec2(mean, inverseSqrt(variance / f32(WIDTH) + eps));
+    total = lanes_sum(t, t.lanes, total) / f32(WIDTH);
+    variance = lanes_sum(t, t.lanes, variance) / f32(WIDTH) - total * total;
+    return vec2(mean_near + total, inverseSqrt(max(variance, 0.0) + eps));
 }
 
 /// Products: a task is a strip of the rows of a job.
@@ -385,30 +380,34 @@ fn load(t: Thread, task: u32, job: Job) {
         pending |= task == 0u && left_at != NOWHERE;
     } else {
         let at = job.x >> 16u;
+        // Whole subgroups may have nothing to do.
+        let first = t.index - t.lane;
         var x: array<vec4<u32>, FETCHED>;
-        for (var k = 0u; k < FETCHED; k++) {
-            x[k] = posts[at + min(t.index + k * THREADS, fours - 1u)];
-        }
         var look = true;
         while look {
-            var late = false;
             for (var k = 0u; k < FETCHED; k++) {
-                // Columns of weights are padded.
-                let e = t.index + k * THREADS;
-                let there = (vec4(4u * e) + vec4(0u, 1u, 2u, 3u)) < vec4(job.count);
-                x[k] = select(vec4(job.x & 0xffffu), x[k], there);
-                late |= is_late(job.x, x[k]);
-            }
-            look = again(late);
-            if look {
-                for (var k = 0u; k < FETCHED; k++) {
+                if first + k * THREADS < fours {
                     x[k] = posts[at + min(t.index + k * THREADS, fours - 1u)];
                 }
             }
+            var late = false;
+            for (var k = 0u; k < FETCHED; k++) {
+                if first + k * THREADS < fours {
+                    if job.count < job.columns {
+                        // Columns of weights are padded.
+                        let there = (vec4(4u * (t.index + k * THREADS)) + vec4(0u, 1u, 2u, 3u)) < vec4(job.count);
+                        x[k] = select(vec4(job.x & 0xffffu), x[k], there);
+                    }
+                    late |= is_late(job.x, x[k]);
+                }
+            }
+            look = again(late);
         }
         for (var k = 0u; k < FETCHED; k++) {
             let e = t.index + k * THREADS;
-            put(t, job, e, halves_of(x[k]), e < fours);
+            if first + k * THREADS < fours {
+                put(t, job, e, halves_of(x[k]), e < fours);
+            }
         }
     }
     workgroupBarrier();
@@ -456,61 +455,52 @@ fn halves_at(e: u32) -> vec4<f32> {
 const J: u32 = N / PARTS;
 const SIZE: u32 = N / 4u;
 
-/// Of the channels of a head; what is summed stands in vectors.
-var<workgroup> given: array<vec4<f32>, 6u * SIZE>; // r, w, k, v, a, g
-var<workgroup> ks: array<vec4<f32>, SIZE>;
-var<workgroup> us: array<vec4<f32>, SIZE>;
-var<workgroup> uas: array<vec4<f32>, SIZE>;
-var<workgroup> bonus: array<vec4<f32>, SIZE>;
+/// Of the channels of a head, in vectors of four: r, w, k, v, a, g; and y.
+var<workgroup> given: array<vec4<f32>, 6u * SIZE>;
 var<workgroup> ys: array<vec4<f32>, SIZE>;
 
 fn wkv7(t: Thread, task: u32) {
-    var words: array<u32, 16>;
-    for (var k = 0u; k < 16u; k++) {
-        words[k] = told(2u + k);
-    }
     let has_rows = t.index < SIZE * PARTS;
     let i = t.index / PARTS % SIZE;
     let part = t.index % PARTS;
     let head = task * SIZE;
     let place = 4u * part * FOURS + head + i;
+    let state = told(2u) / 4u + place;
     var s: array<vec4<f32>, J>;
     for (var j = 0u; j < J; j++) {
-        s[j] = states[words[0] / 4u + place + row(j) * FOURS];
+        s[j] = states[state + row(j) * FOURS];
+    }
+    var k_k: array<vec4<f32>, J / 4u>;
+    var k_a: array<vec4<f32>, J / 4u>;
+    var r_k: array<vec4<f32>, J / 4u>;
+    for (var m = 0u; m < J / 4u; m++) {
+        let c = head + part + PARTS * m;
+        k_k[m] = vectors[told(11u) / 4u + c];
+        k_a[m] = vectors[told(12u) / 4u + c];
+        r_k[m] = vectors[told(13u) / 4u + c];
     }
     // Of the first threads, which have four channels each.
     let e = t.index % SIZE;
     let c = head + e;
-    let k_k = vectors[words[9] / 4u + c];
-    let k_a = vectors[words[10] / 4u + c];
-    let r_k = vectors[words[11] / 4u + c];
-    let norm_weight = vectors[words[12] / 4u + c];
-    let norm_bias = vectors[words[13] / 4u + c];
+    let norm_weight = vectors[told(14u) / 4u + c];
+    let norm_bias = vectors[told(15u) / 4u + c];
     for (var n = t.index; n < 6u * SIZE; n += THREADS) {
         given[n] = floats_at(told(4u + n / SIZE), head + n % SIZE);
     }
     workgroupBarrier();
-    if t.index < SIZE {
-        let r = given[e];
-        let k = given[2u * SIZE + e];
-        let a = given[4u * SIZE + e];
-        let key = k * (1.0 + (a - 1.0) * k_a);
-        ks[e] = key;
-        us[e] = k * k_k;
-        uas[e] = k * k_k * a;
-        bonus[e] = r * key * r_k;
-        if words[8] != 0u {
-            let bits = bitcast<vec4<u32>>(given[3u * SIZE + e]);
-            let tag = vec4(words[8] & 0xffffu);
-            posts[(words[8] >> 16u) + 2u * c] = (bits & vec4(0xffff0000u)) | tag;
-            posts[(words[8] >> 16u) + 2u * c + 1u] = (bits << vec4(16u)) | tag;
-        }
+    let v_first = told(10u);
+    if v_first != 0u && t.index < SIZE {
+        let bits = bitcast<vec4<u32>>(given[3u * SIZE + e]);
+        let tag = vec4(v_first & 0xffffu);
+        posts[(v_first >> 16u) + 2u * c] = (bits & vec4(0xffff0000u)) | tag;
+        posts[(v_first >> 16u) + 2u * c + 1u] = (bits << vec4(16u)) | tag;
     }
-    workgroupBarrier();
     var sa = vec4(0.0);
     var square = 0.0;
+    var gain = 0.0;
     for (var m = 0u; m < J / 4u; m++) {
-        let u = us[part + PARTS * m];
+        let at = part + PARTS * m;
+        let u = given[2u * SIZE + at] * k_k[m];
         for (var j = 0u; j < 4u; j++) {
             sa += s[4u * m + j] * u[j];
         }
@@ -523,46 +513,50 @@ fn wkv7(t: Thread, task: u32) {
     let v = given[3u * SIZE + i];
     var y = vec4(0.0);
     for (var m = 0u; m < J / 4u; m++) {
-        let w = given[SIZE + part + PARTS * m];
-        let ua = uas[part + PARTS * m];
-        let k = ks[part + PARTS * m];
-        let r = given[part + PARTS * m];
+        let at = part + PARTS * m;
+        let r = given[at];
+        let w = given[SIZE + at];
+        let k = given[2u * SIZE + at];
+        let a = given[4u * SIZE + at];
+        let ua = k * k_k[m] * a;
+        let key = k * (1.0 + (a - 1.0) * k_a[m]);
+        gain += dot(r * key, r_k[m]);
         for (var j = 0u; j < 4u; j++) {
-            s[4u * m + j] = s[4u * m + j] * w[j] + sa * ua[j] + v * k[j];
+            s[4u * m + j] = s[4u * m + j] * w[j] + sa * ua[j] + v * key[j];
             y += s[4u * m + j] * r[j];
         }
     }
     for (var j = 0u; j < 4u; j++) {
         y[j] = lanes_sum(t, PARTS, y[j]);
     }
+    gain = lanes_sum(t, PARTS, gain);
     if has_rows && part == 0u {
         ys[i] = y;
     }
     workgroupBarrier();
-    var mean = 0.0;
-    var gain = 0.0;
+    // Squares are of differences from one of the numbers, so that nothing is lost.
+    let near = ys[0].x;
+    var sum = 0.0;
+    var squares = 0.0;
     for (var m = 0u; m < J / 4u; m++) {
-        mean += dot(ys[part + PARTS * m], vec4(1.0));
-        gain += dot(bonus[part + PARTS * m], vec4(1.0));
+        let d = ys[part + PARTS * m] - near;
+        sum += dot(d, vec4(1.0));
+        squares += dot(d, d);
     }
-    mean = lanes_sum(t, PARTS, mean) / f32(N);
-    gain = lanes_sum(t, PARTS, gain);
-    var variance = 0.0;
-    for (var m = 0u; m < J / 4u; m++) {
-        let d = ys[part + PARTS * m] - mean;
-        variance += dot(d, d);
-    }
-    variance = lanes_sum(t, PARTS, variance) / f32(N);
+    let off = lanes_sum(t, PARTS, sum) / f32(N);
+    let variance = max(lanes_sum(t, PARTS, squares) / f32(N) - off * off, 0.0);
     if t.index < SIZE {
-        let normed = (ys[e] - mean) * inverseSqrt(variance + bitcast<f32>(words[14])) * norm_weight + norm_bias;
+        let normed = (ys[e] - near - off) * inverseSqrt(variance + bitcast<f32>(told(16u))) * norm_weight + norm_bias;
         let x = clamp((normed + gain * given[3u * SIZE + e]) * given[5u * SIZE + e], vec4(-LARGEST), vec4(LARGEST));
         let halves = vec4<f32>(vec4<Input>(x));
         let two = vec2(pack2x16float(halves.xy), pack2x16float(halves.zw)).xxyy;
-        posts[(words[15] >> 16u) + c] = ((two << vec4(16u, 0u, 16u, 0u)) & vec4(0xffff0000u)) | vec4(words[15] & 0xffffu);
+        let to = told(17u);
+        posts[(to >> 16u) + c] = ((two << vec4(16u, 0u, 16u, 0u)) & vec4(0xffff0000u)) | vec4(to & 0xffffu);
     }
     if has_rows {
+        let after = told(3u) / 4u + place;
         for (var j = 0u; j < J; j++) {
-            states[words[1] / 4u + place + row(j) * FOURS] = s[j];
+            states[after + row(j) * FOURS] = s[j];
         }
     }
 }
