@@ -7,6 +7,8 @@ use crate::load::ModelVersion;
 const LINK: usize = 18;
 /// Words of a job of a link.
 const JOB: usize = 18;
+/// Where it has y.
+const Y: usize = 9;
 /// What a link is.
 const PRODUCTS: u32 = 0;
 const SHIFTED: u32 = 1;
@@ -39,6 +41,8 @@ pub(super) struct Chain {
     weights: Option<usize>,
     links: Vec<[u32; LINK]>,
     shift: Option<Shifted>,
+    /// Where the first candidates of the tasks of a head stand in the table, and how many, if it is in one buffer.
+    pub(super) bests: Option<[u32; 2]>,
     /// The posts of activations, by their kinds and places, and vectors of them so far.
     posts: HashMap<(usize, u32), u32>,
     vectors: usize,
@@ -242,8 +246,7 @@ impl Gpu {
             let all: usize = pieces.iter().map(bytes).sum();
             let at = b.recording.table.len() as u32;
             let (mut first, mut firsts) = (0, [NOWHERE; JOBS]);
-            let mut shares: Vec<_> =
-                pieces.iter().map(|of| (workgroups * bytes(of) / all).max(1)).collect();
+            let mut shares: Vec<_> = pieces.iter().map(|of| (workgroups * bytes(of) / all).max(1)).collect();
             for _ in shares.iter().sum()..workgroups {
                 let most = (0..shares.len()).max_by_key(|i| bytes(&pieces[*i]) / shares[*i]);
                 shares[most.expect("there are jobs")] += 1;
@@ -280,6 +283,12 @@ impl Gpu {
                 b.recording.table.extend(words);
                 *to = first as u32;
                 first += piece.rows.div_ceil(strip);
+            }
+            if jobs[0].y.kind == Kind::Output && pieces[0].2.rows == jobs[0].w.rows {
+                let bests = b.recording.table.len();
+                b.recording.table[at as usize + Y] = bests as u32;
+                b.recording.table.resize(bests + 2 * first, 0);
+                b.recording.chain.bests = Some([bests, first].map(|n| n as u32));
             }
             let mut words = vec![PRODUCTS, first as u32, u32::from(gathers), at];
             words.extend(&firsts[1..]);

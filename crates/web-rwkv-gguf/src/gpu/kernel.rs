@@ -377,9 +377,9 @@ impl Kernels {
     pub(super) fn chains(&self, kernel: &Kernel) -> bool {
         let Kernel::Chain { width, head_size, columns, layouts } = kernel else { return false };
         let (size, threads) = (head_size / 4, self.chain_threads(*width));
-        // Inputs, what a shift leaves behind, sums of rows and of subgroups, eleven vectors of a head; links and jobs.
+        // Inputs, what a shift leaves behind, sums of rows and of subgroups, seven vectors of a head; links and jobs.
         let memory =
-            self.chain_tile(layouts, *columns) * VECTOR + 4 * width + 6 * threads + 44 * head_size + 1024;
+            self.chain_tile(layouts, *columns) * VECTOR + 4 * width + 7 * threads + 28 * head_size + 1024;
         self.tier >= Tier::Subgroup
             && width.is_multiple_of(*head_size)
             && head_size.is_power_of_two()
@@ -392,8 +392,7 @@ impl Kernels {
     /// How many of `threads` threads of a chain share a row of a strip of so many.
     pub(super) fn chain_lanes(&self, threads: usize, layout: Layout, columns: usize, strip: usize) -> usize {
         let units = if layout.is_float() { layout.stride(columns) } else { columns / CHUNK };
-        let rounds =
-            |lanes: &usize| (units.div_ceil(*lanes) * strip.div_ceil(threads / lanes), usize::MAX - lanes);
+        let rounds = |lanes: &usize| units.div_ceil(*lanes) * strip.div_ceil(threads / lanes);
         let all = [4, 8, 16, 32].into_iter().filter(|lanes| *lanes <= self.lanes);
         all.min_by_key(rounds).expect("subgroups have at least 8 threads")
     }
@@ -423,6 +422,7 @@ impl Kernels {
         let job = include_str!("kernels/part/job.wgsl");
         let finish = include_str!("kernels/part/finish.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
+        let candidate = include_str!("kernels/part/candidate.wgsl");
         // What is there once for each layout, and the function that chooses among them.
         let (mut each, mut kinds, mut choice) = ("", None, ("", "", ""));
         let entry = match kernel {
@@ -565,7 +565,9 @@ impl Kernels {
                 constants.push(("FETCHED", (columns / 4).div_ceil(threads)));
                 constants.push(("TILE", self.chain_tile(&layouts, *columns)));
                 let packed = include_str!("kernels/part/packed_inputs.wgsl");
-                parts.extend([thread, store, packed, include_str!("kernels/chain.wgsl")]);
+                let best = include_str!("kernels/part/chain_best.wgsl");
+                parts.extend([thread, store, packed, candidate, best, include_str!("kernels/chain.wgsl")]);
+                parts.push(include_str!("kernels/part/chain_wkv7.wgsl"));
                 each = include_str!("kernels/part/chain_rows.wgsl");
                 kinds = Some([
                     ("values", include_str!("kernels/part/chain_values.wgsl")),
@@ -577,7 +579,7 @@ impl Kernels {
             }
             Kernel::Sample => {
                 constants.push(("LANES", self.lanes.clamp(1, 32)));
-                parts.extend([thread, sum, include_str!("kernels/sample.wgsl")]);
+                parts.extend([thread, sum, candidate, include_str!("kernels/sample.wgsl")]);
                 "sample"
             }
             Kernel::CopyState => {
@@ -616,6 +618,11 @@ impl Kernels {
             // Weights are fetched where it is said, before a barrier.
             let weights = "var<storage, read> weights";
             body = body.replace(weights, &format!("@coherent {weights}"));
+            // No driver looks at posts only once, where it can be told.
+            if self.device.features().contains(wgpu::Features::MEMORY_DECORATION_VOLATILE) {
+                let posts = "var<storage, read_write> posts";
+                body = body.replace(posts, &format!("@volatile {posts}"));
+            }
         }
         if !layouts.is_empty() {
             body += include_str!("kernels/part/formats.wgsl");

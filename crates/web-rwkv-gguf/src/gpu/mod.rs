@@ -286,7 +286,9 @@ impl Gpu {
             features |= Profile::FEATURES;
         }
         features |= adapter.features()
-            & (wgpu::Features::PIPELINE_CACHE | wgpu::Features::MEMORY_DECORATION_COHERENT);
+            & (wgpu::Features::PIPELINE_CACHE
+                | wgpu::Features::MEMORY_DECORATION_COHERENT
+                | wgpu::Features::MEMORY_DECORATION_VOLATILE);
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         if tier == Tier::Matrix {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;

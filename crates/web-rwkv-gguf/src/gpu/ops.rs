@@ -281,7 +281,8 @@ impl Ops for Gpu {
         let (at, rows) = (b.recording.table.len() as u32, b.choices.len());
         b.recording.table.resize(at as usize + rows, 0);
         b.recording.chosen = Some((at, Arc::new(Chosen::new(&self.context, rows))));
-        let params = [b.choices_at, at, self.place(b, logits), logits.padded as u32];
+        let [bests, count] = b.recording.chain.bests.take().unwrap_or_default();
+        let params = [b.choices_at, at, self.place(b, logits), logits.padded as u32, bests, count];
         self.dispatch(b, usize::MAX, &Kernel::Sample, &params, (rows, 1));
     }
 

@@ -7,6 +7,8 @@ struct Params {
     chosen: u32, // in the table: the tokens
     logits: u32,
     vocab: u32,
+    bests: u32, // in the table, the first candidates of parts of the vocabulary, if they are known
+    count: u32, // of them, or 0
 }
 
 struct Choice {
@@ -19,9 +21,6 @@ struct Choice {
 }
 
 const CHOICE: u32 = 6u;
-
-/// Bits that are ordered as a logit is, and its token.
-alias Candidate = vec2<u32>;
 
 /// What a workgroup chooses from.
 struct Row {
@@ -55,7 +54,7 @@ fn sample(b: Builtins) {
     }
     storageBarrier();
     workgroupBarrier();
-    find_first(t, row, c.top_k);
+    find_first(t, row, c);
     row.best = value(first);
     var token = first.y;
     if c.temperature > 0.0 && c.top_k != 1u {
@@ -71,22 +70,48 @@ fn sample(b: Builtins) {
 }
 
 fn candidate(row: Row, i: u32) -> Candidate {
-    let x = outputs[row.logits + i];
-    let bits = bitcast<u32>(select(x, 0.0, x == 0.0)); // −0 is 0
-    return Candidate(bits ^ select(0x80000000u, 0xffffffffu, bits >= 0x80000000u), i);
+    return Candidate(ordered(outputs[row.logits + i]), i);
 }
 
 fn value(c: Candidate) -> f32 {
     return bitcast<f32>(c.x ^ select(0xffffffffu, 0x80000000u, c.x >= 0x80000000u));
 }
 
-fn is_before(a: Candidate, b: Candidate) -> bool {
-    return a.x > b.x || a.x == b.x && a.y < b.y;
+/// Finds the first candidate, and a bound of the k-th: that of the first ones of threads or parts.
+fn find_first(t: Thread, row: Row, c: Choice) {
+    var own = Candidate(0u, p.vocab + t.index);
+    var candidates = THREADS;
+    if p.count > 0u && c.count == 0u {
+        candidates = min(p.count, THREADS);
+        for (var i = t.index; i < p.count; i += THREADS) {
+            let best = Candidate(table[p.bests + 2u * i], table[p.bests + 2u * i + 1u]);
+            if is_before(best, own) {
+                own = best;
+            }
+        }
+    } else {
+        own = first_of(t, row, own);
+    }
+    tops[t.index] = own;
+    workgroupBarrier();
+    var rank = 0u;
+    for (var j = 0u; j < candidates; j++) {
+        rank += select(0u, 1u, is_before(tops[j], own));
+    }
+    if rank == 0u {
+        first = own;
+        bound = 0u;
+    }
+    workgroupBarrier();
+    if rank + 1u == c.top_k {
+        bound = own.x;
+    }
+    workgroupBarrier();
 }
 
-/// Finds the first candidate, and a bound of the k-th: that of the threads' own first ones.
-fn find_first(t: Thread, row: Row, k: u32) {
-    var own = Candidate(0u, p.vocab + t.index);
+/// The first candidate of a thread.
+fn first_of(t: Thread, row: Row, least: Candidate) -> Candidate {
+    var own = least;
     for (var i = t.index; i < p.vocab; i += 16u * THREADS) {
         // All are fetched before the first is looked at.
         var some: array<Candidate, 16>;
@@ -99,21 +124,7 @@ fn find_first(t: Thread, row: Row, k: u32) {
             }
         }
     }
-    tops[t.index] = own;
-    workgroupBarrier();
-    var rank = 0u;
-    for (var j = 0u; j < THREADS; j++) {
-        rank += select(0u, 1u, is_before(tops[j], own));
-    }
-    if rank == 0u {
-        first = own;
-        bound = 0u;
-    }
-    workgroupBarrier();
-    if rank + 1u == k {
-        bound = own.x;
-    }
-    workgroupBarrier();
+    return own;
 }
 
 /// How much likelier the first candidate is, to the power of −1.
