@@ -44,9 +44,10 @@ pub(super) enum Kernel {
         layouts: Vec<Layout>,
         tile: Tile,
     },
-    /// What comes after products on matrix units whose columns are shared out.
+    /// What comes after products on matrix units whose columns are shared out, so many rows at a time.
     FinishParts {
         splits: usize,
+        rows: usize,
     },
     /// In blocks of so many tokens, by so many workgroups for a head.
     Wkv7 {
@@ -107,7 +108,7 @@ impl fmt::Display for Kernel {
             Self::NormRows { .. } => f.write_str("norm_rows"),
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
             Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
-            Self::FinishParts { splits } => write!(f, "finish {splits} parts"),
+            Self::FinishParts { splits, .. } => write!(f, "finish {splits} parts"),
             Self::Wkv7 { head_size, block, split, .. } => {
                 write!(f, "wkv7 of {head_size} by {block}, in {split}")
             }
@@ -131,6 +132,8 @@ const SEGMENT: [(usize, usize); 2] = [(14 << 10, 9 * VECTOR), (26 << 10, 5 * VEC
 
 /// Tokens of a workgroup of `finish_parts`.
 const FINISHED: usize = 4;
+/// Rows that it takes at a time if they are aligned, and one otherwise.
+pub(super) const FOUR: usize = 4;
 
 /// Multiprocessors of an H100.
 const PROCESSORS: usize = 132;
@@ -421,6 +424,8 @@ impl Kernels {
         let four = include_str!("kernels/part/four.wgsl");
         let job = include_str!("kernels/part/job.wgsl");
         let finish = include_str!("kernels/part/finish.wgsl");
+        let one_row = include_str!("kernels/part/finish_one.wgsl");
+        let four_rows = include_str!("kernels/part/finish_four.wgsl");
         let decode = include_str!("kernels/part/decode.wgsl");
         let candidate = include_str!("kernels/part/candidate.wgsl");
         // What is there once for each layout, and the function that chooses among them.
@@ -465,7 +470,7 @@ impl Kernels {
                 constants.push(("ACT", act.unwrap_or(u32::MAX) as usize));
                 constants.extend([("LANES_values", few.lanes[0]), ("LANES_packed", few.lanes[1])]);
                 constants.extend([("AHEAD_values", few.ahead[0]), ("AHEAD_packed", few.ahead[1])]);
-                parts.extend([thread, store, job, finish, include_str!("kernels/project_few.wgsl")]);
+                parts.extend([thread, store, job, finish, one_row, include_str!("kernels/project_few.wgsl")]);
                 if subgroups {
                     parts.push(include_str!("kernels/part/packed_inputs.wgsl"));
                     parts.push(include_str!("kernels/part/few_load_packed.wgsl"));
@@ -503,14 +508,27 @@ impl Kernels {
                 choice = ("product", parameters, "");
                 "project_matrix"
             }
-            Kernel::FinishParts { splits } => {
+            Kernel::FinishParts { splits, rows } => {
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
-                parts.extend([thread, store, job, finish, include_str!("kernels/finish_parts.wgsl")]);
+                // A thread has a vector, or two floats.
+                threads = Tile::ROWS * FINISHED / if *rows == FOUR { FOUR } else { 2 };
+                parts.extend([thread, job, finish, include_str!("kernels/finish_parts.wgsl")]);
+                match *rows {
+                    FOUR => parts.push(four_rows),
+                    _ => parts.extend([store, one_row]),
+                }
                 "finish_parts"
             }
             Kernel::Many { layouts: of, .. } => {
                 layouts = of.clone();
-                parts.extend([thread, store, job, finish, include_str!("kernels/project_many.wgsl")]);
+                parts.extend([
+                    thread,
+                    store,
+                    job,
+                    finish,
+                    one_row,
+                    include_str!("kernels/project_many.wgsl"),
+                ]);
                 each = include_str!("kernels/part/many_row.wgsl");
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
@@ -587,6 +605,7 @@ impl Kernels {
                 "copy_state"
             }
         };
+        let fours = matches!(kernel, Kernel::FinishParts { rows: FOUR, .. });
         let mut head = String::new();
         if subgroups {
             head += "enable f16;\n";
@@ -602,6 +621,7 @@ impl Kernels {
             "wkv7" => "alias Float = vec4<f32>;\n",
             "wkv7_matrix" | "chain" | "shift" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
+            _ if fours => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",
         };
         head += match entry {

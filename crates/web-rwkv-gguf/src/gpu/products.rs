@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     Acts, Batch, Gpu, Matrix, Piece, Vector,
-    kernel::{Kernel, Tile},
+    kernel::{FOUR, Kernel, Tile},
     layout::{VECTOR, padded},
 };
 
@@ -37,6 +37,12 @@ pub(super) struct Job<'a> {
 impl<'a> Job<'a> {
     pub(super) fn new(w: &'a Matrix, x: &'a Acts, y: &'a Acts, act: Act) -> Self {
         Self { w, x, y, act: number(act), bias: None, other: None, before: None }
+    }
+
+    /// Whether four rows at a time are neighbours in whole vectors.
+    fn is_aligned(&self, piece: &Piece) -> bool {
+        let other = self.other.map_or(0, |acts| acts.padded);
+        [piece.first, piece.rows, self.y.padded, other].iter().all(|n| n.is_multiple_of(FOUR))
     }
 
     /// Whether whole tiles of rows are stored as they are, aligned as matrix units demand.
@@ -71,6 +77,8 @@ pub(super) struct Unfinished {
     /// Those of so much width before them.
     pub(super) before: usize,
     pub(super) splits: usize,
+    /// How many rows can be finished at a time.
+    pub(super) rows: usize,
     /// The buffer of the weights, parameters and workgroups.
     pub(super) weights: usize,
     pub(super) params: Vec<u32>,
@@ -80,8 +88,8 @@ pub(super) struct Unfinished {
 impl Gpu {
     /// Adds sums that no operation has added.
     pub(super) fn finish_sums(&self, b: &mut Batch<'_>) {
-        if let Some(Unfinished { splits, weights, params, groups, .. }) = b.unfinished.take() {
-            self.dispatch(b, weights, &Kernel::FinishParts { splits }, &params, groups);
+        if let Some(Unfinished { splits, rows, weights, params, groups, .. }) = b.unfinished.take() {
+            self.dispatch(b, weights, &Kernel::FinishParts { splits, rows }, &params, groups);
         }
     }
 
@@ -151,6 +159,7 @@ impl Gpu {
             layouts.sort_unstable();
             layouts.dedup();
             let columns = together.iter().map(|(job, _)| padded(job.w.columns)).max().unwrap_or(0);
+            let aligned = together.iter().all(|(job, piece)| job.is_aligned(piece));
             let (kernel, splits) = if tokens <= FEW {
                 let act = if let [(job, _)] = together { Some(job.act) } else { None };
                 let tokens = tokens.next_power_of_two();
@@ -215,11 +224,12 @@ impl Gpu {
                     timed.bytes = together.iter().map(stride).sum::<usize>() as u64;
                 }
                 if parted && pitch > 0 {
-                    let tokens_each = self.kernels.tile(&Kernel::FinishParts { splits }).1;
+                    let rows = if aligned { FOUR } else { 1 };
+                    let tokens_each = self.kernels.tile(&Kernel::FinishParts { splits, rows }).1;
                     let groups = (groups - kept, count.div_ceil(tokens_each));
                     let (job, piece) = together[0];
                     let before = job.y.before;
-                    b.unfinished = Some(Unfinished { before, splits, weights: buffer, params, groups });
+                    b.unfinished = Some(Unfinished { before, splits, rows, weights: buffer, params, groups });
                     // A shift takes whole rows.
                     if together.len() > 1 || job.act != ADD || piece.rows != job.y.width || count != tokens {
                         self.finish_sums(b);
