@@ -153,6 +153,7 @@ impl<Q: Beside> Kernel for Pack<'_, Q> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { blocks, packed, register } = self;
+        assert!(V::LANES == ROWS);
         let groups = Q::LEN / Q::GROUP;
         let (codes, scales, offsets) = packed.register::<Quads>(register, ROWS);
         let codes = codes.as_chunks_mut::<8>().0.chunks_exact_mut(Q::LEN / 4);

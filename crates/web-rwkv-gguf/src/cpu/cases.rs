@@ -63,9 +63,9 @@ pub(crate) fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns:
 
 /// The same matrix with rows side by side, where its format may stand so.
 fn beside(w: &Matrix) -> Option<Matrix> {
-    let whole = w.format.beside() && w.rows.is_multiple_of(ROWS);
+    let whole = w.format.beside() && w.rows.is_multiple_of(EIGHT);
     let mut data = vec![0; w.data.len()];
-    let eight = ROWS * w.row_bytes();
+    let eight = EIGHT * w.row_bytes();
     whole.then(|| {
         let eights = w.data.chunks_exact(eight).zip(data.chunks_exact_mut(eight));
         eights.for_each(|(rows, eight)| w.format.turn(rows, eight));

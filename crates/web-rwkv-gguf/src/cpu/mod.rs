@@ -25,7 +25,7 @@ use crate::{
     Result,
     batch::{Sequence, Token},
     device::OpTime,
-    format::{self, beside::ROWS},
+    format::{self, beside::ROWS as EIGHT},
     ops::{
         Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
     },
@@ -67,8 +67,8 @@ impl Matrix {
 
     fn row(&self, i: usize, out: &mut [f32]) {
         if self.data.is_beside() {
-            let (i, row) = (i / ROWS * ROWS, i % ROWS);
-            let eight = &self.data[i * self.row_bytes()..][..ROWS * self.row_bytes()];
+            let (first, row) = (i / EIGHT * EIGHT, i % EIGHT);
+            let eight = self.part(first, 0, self.columns);
             return format::decode(self.format, &self.format.row_of(eight, row), out);
         }
         format::decode(self.format, self.part(i, 0, self.columns), out);
@@ -78,7 +78,8 @@ impl Matrix {
     /// first of eight, those of all eight.
     #[inline(always)]
     fn part(&self, i: usize, at: usize, len: usize) -> &[u8] {
-        let rows = if self.data.is_beside() { ROWS } else { 1 };
+        let rows = if self.data.is_beside() { EIGHT } else { 1 };
+        debug_assert!(i.is_multiple_of(rows));
         let bytes = |values: usize| values / self.format.block_len() * self.format.block_bytes() * rows;
         &self.data[i * self.row_bytes() + bytes(at)..][..bytes(len)]
     }

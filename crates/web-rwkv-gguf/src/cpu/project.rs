@@ -220,6 +220,7 @@ impl Panel<'_> {
         let group = w.format.group().expect("it is in blocks");
         let registers = 2 * self.rows.div_ceil(step);
         let Scratch { codes, packed, .. } = scratch;
+        assert!(I::PER == 4 || !w.data.is_beside(), "rows that stand side by side are packed in bytes");
         codes.resize(V::LANES, w.columns, group);
         packed.resize::<I>(registers * V::LANES, w.columns, group);
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.

@@ -307,12 +307,26 @@ fn matrix_units_take_tiles_of_every_size() {
         return eprintln!("skipped: this machine has no matrix units");
     }
     let (lock, rng) = (lockstep(Tier::Matrix), &mut ChaCha8Rng::seed_from_u64(4));
-    for (rows, tokens) in [(70, 70), (70, 90), (650, 650), (1300, 1290)] {
-        let w = lock.matrix(matrix(rng, Format::Q8_0, rows, 96)).unwrap();
-        let (mut x, mut y) = (lock.acts(96, Kind::Input), lock.acts(rows, Kind::Stream));
+    // Sums by fours of rows and one by one, and all that is done with them.
+    let tiles = [(70, 70), (70, 90), (650, 650), (1300, 1290)];
+    let tiles = tiles.map(|(rows, tokens)| (rows, 96, tokens, Id, Kind::Stream));
+    let acts = [
+        (Tanh, Kind::Input),
+        (Sigmoid, Kind::Stream),
+        (SquaredRelu, Kind::Input),
+        (Add, Kind::Stream),
+        (Id, Kind::Output),
+    ];
+    let fours = acts.map(|(act, kind)| (72, 768, 70, act, kind));
+    for (rows, columns, tokens, act, kind) in tiles.into_iter().chain(fours) {
+        let w = lock.matrix(matrix(rng, Format::Q8_0, rows, columns)).unwrap();
+        let (mut x, mut y) = (lock.acts(columns, Kind::Input), lock.acts(rows, kind));
         let mut b = lock.begin(Chunked::default()).unwrap();
-        fill(&lock, &mut b, rng, tokens, vec![(&mut x, 96), (&mut y, rows)]);
-        lock.project(&mut b, &mut [Product { w: &w, x: &x, act: Id, y: &mut y }]);
+        fill(&lock, &mut b, rng, tokens, vec![(&mut x, columns), (&mut y, rows)]);
+        // So small that no square is beyond 16 bits.
+        let values: Vec<_> = floats(rng, tokens * columns).iter().map(|x| 0.01 * x).collect();
+        lock.fill(&mut b, &mut x, &values);
+        lock.project(&mut b, &mut [Product { w: &w, x: &x, act, y: &mut y }]);
     }
     report(Tier::Matrix, &lock);
 }

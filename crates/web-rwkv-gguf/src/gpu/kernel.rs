@@ -380,7 +380,7 @@ impl Kernels {
     pub(super) fn chains(&self, kernel: &Kernel) -> bool {
         let Kernel::Chain { width, head_size, columns, layouts } = kernel else { return false };
         let (size, threads) = (head_size / 4, self.chain_threads(*width));
-        // Inputs, what a shift leaves behind, sums of rows and of subgroups, seven vectors of a head; links and jobs.
+        // Inputs, what a shift leaves behind, sums of rows and of subgroups, seven vectors of a head; links, jobs and candidates.
         let memory =
             self.chain_tile(layouts, *columns) * VECTOR + 4 * width + 7 * threads + 28 * head_size + 1024;
         self.tier >= Tier::Subgroup

@@ -5,7 +5,7 @@ use std::{fs::File, ops::Range};
 
 use memmap2::Mmap;
 
-use crate::format::{Format, beside};
+use crate::format::Format;
 
 /// Bytes that are read.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
@@ -54,6 +54,8 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
 
     use memmap2::{Advice, MmapMut};
 
+    use crate::format::beside::ROWS;
+
     let mut len = 0;
     let places: Vec<_> = parts
         .iter()
@@ -71,7 +73,7 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
     let (mut pieces, mut left) = (vec![], &mut memory[..]);
     for Part { source, range, turn } in parts {
         let (to, rest) = left.split_at_mut(range.len().next_multiple_of(LINE));
-        let len = turn.map_or(PAGE, |(_, row)| (PAGE / (beside::ROWS * row)).max(1) * beside::ROWS * row);
+        let len = turn.map_or(PAGE, |(_, row)| (PAGE / (ROWS * row)).max(1) * ROWS * row);
         let to = to[..range.len()].chunks_mut(len);
         pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
@@ -87,7 +89,7 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
             Some((format, row)) => {
                 rows.resize(to.len(), 0);
                 let whole = source.read(&mut rows, at);
-                let eight = beside::ROWS * row;
+                let eight = ROWS * row;
                 let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
                 eights.for_each(|(rows, eight)| format.turn(rows, eight));
                 whole
@@ -148,9 +150,9 @@ mod tests {
             assert!(memory[place.clone()] == bytes[range.clone()], "{range:?}");
             end = place.end;
         }
-        // 40 rows of two blocks.
-        let (range, row) = (7..7 + 40 * 288, 288);
-        let source = Source::Static(bytes[..20_000].to_vec().leak());
+        // 8,000 rows of two blocks: a piece is no whole page.
+        let (range, row) = (7..7 + 8000 * 288, 288);
+        let source = Source::Static(bytes[..3_000_000].to_vec().leak());
         let all = Part { source, range: range.clone(), turn: Some((Format::Q4K, row)) };
         let rest = Part { source: Source::File(&file), range: 0..PAGE, turn: None };
         let (memory, places) = read(&[rest, all]).unwrap();

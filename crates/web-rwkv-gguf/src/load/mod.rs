@@ -264,7 +264,7 @@ impl Checkpoint {
     }
 
     /// What a CPU runs: tensors are read into huge pages where the system has them, but for the embeddings, of which a token
-    /// needs one row; rows of matrices stand side by side there if that is wanted.
+    /// needs one row; rows of matrices stand side by side there if that is wanted, which only a CPU's executor knows to read.
     pub(crate) fn in_huge_pages(&self, beside: bool) -> Self {
         let mut tensors = self.tensors.clone();
         let mut mapped: Vec<_> = tensors

@@ -253,7 +253,7 @@ fn row_of(t: Thread, at: u32) -> Row {
 /// Mean, squares of differences from it, and how many, of each subgroup.
 var<workgroup> partial_sums: array<vec3<f32>, THREADS / 8u>;
 
-/// `mean, 1 / √(var + eps)`; squares are of differences from one of the numbers, so that nothing is lost.
+/// `mean, 1 / √(var + eps)`; squares are of differences from one of the numbers, which are small beside a common offset.
 fn statistics(t: Thread, x: Row, eps: f32) -> vec2<f32> {
     let near = subgroupBroadcastFirst(x[0].x);
     var sum = 0.0;

@@ -90,7 +90,7 @@ fn find_first(t: Thread, row: Row, c: Choice) {
             }
         }
     } else {
-        own = first_of(t, row, own);
+        own = own_first(t, row, own);
     }
     tops[t.index] = own;
     workgroupBarrier();
@@ -110,7 +110,7 @@ fn find_first(t: Thread, row: Row, c: Choice) {
 }
 
 /// The first candidate of a thread.
-fn first_of(t: Thread, row: Row, least: Candidate) -> Candidate {
+fn own_first(t: Thread, row: Row, least: Candidate) -> Candidate {
     var own = least;
     for (var i = t.index; i < p.vocab; i += 16u * THREADS) {
         // All are fetched before the first is looked at.

@@ -81,7 +81,7 @@ fn wkv7(t: Thread, task: u32) {
         ys[i] = y;
     }
     workgroupBarrier();
-    // Squares are of differences from one of the numbers, so that nothing is lost.
+    // Squares are of differences from one of the numbers, as in `statistics`.
     let near = ys[0].x;
     var sum = 0.0;
     var squares = 0.0;
