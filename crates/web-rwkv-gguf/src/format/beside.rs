@@ -11,22 +11,39 @@ pub(crate) const ROWS: usize = 8;
 
 /// Blocks that may stand so.
 pub(crate) trait Beside: Quant {
+    /// 32 codes plus BIAS: number `32 i ..` of a block, or what stands in the same places of eight.
+    ///
+    /// # Safety
+    /// As [`Bytes`], here and below.
+    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B;
+
     /// Codes `32 i + 4 w ..` of the blocks of eight rows plus BIAS, four of each row.
     ///
     /// # Safety
-    /// As [`Bytes`], here and below, and `eight` are the blocks of eight rows.
-    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B;
+    /// As above, and `eight` are the blocks of eight rows, here and below.
+    #[inline(always)]
+    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
+        // SAFETY: the caller's promise is handed on, here and below.
+        unsafe { Self::code(Eight(eight, w), i) }
+    }
 
-    /// Writes the scales and offsets of each group, those of eight rows side by side.
+    /// Writes the scales and offsets of each group, those of eight rows side by side: of blocks that begin with them as those
+    /// of Q4_K.
+    #[inline(always)]
     unsafe fn factors_beside<B: Bytes>(
         eight: *const u8,
         scale: &mut [[f32; ROWS]; 16],
         offset: &mut [[f32; ROWS]; 16],
-    );
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            B::factors_beside(eight, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
+        };
+    }
 }
 
 /// Where 32 bytes of a block come from that are taken apart alike.
-pub(super) trait Source<B> {
+pub(crate) trait Source<B> {
     /// Those `at` bytes from its beginning.
     ///
     /// # Safety

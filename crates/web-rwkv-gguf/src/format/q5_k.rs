@@ -5,7 +5,7 @@ use std::{array, mem::offset_of};
 
 use super::{
     Bytes, Quant,
-    beside::{self, Beside, Eight, Row, Source},
+    beside::{Beside, Row, Source},
     fit,
     q4_k::Factors,
 };
@@ -19,7 +19,7 @@ pub(crate) struct Block {
 }
 const _: () = assert!(size_of::<Block>() == 176);
 
-impl Block {
+impl Beside for Block {
     #[inline(always)]
     unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
         // SAFETY: the caller has the instructions.
@@ -27,26 +27,6 @@ impl Block {
             let hi = from.load(offset_of!(Self, qh)).bits(i as u32, 1);
             from.load(offset_of!(Self, qs) + i / 2 * 32).bits(4 * (i as u32 % 2), 15).or(hi, 4)
         }
-    }
-}
-
-impl Beside for Block {
-    #[inline(always)]
-    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
-        // SAFETY: the caller has the instructions, here and below.
-        unsafe { Self::code(Eight(eight, w), i) }
-    }
-
-    #[inline(always)]
-    unsafe fn factors_beside<B: Bytes>(
-        eight: *const u8,
-        scale: &mut [[f32; beside::ROWS]; 16],
-        offset: &mut [[f32; beside::ROWS]; 16],
-    ) {
-        // SAFETY: as above.
-        unsafe {
-            B::factors_beside(eight, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
-        };
     }
 }
 

@@ -4,7 +4,7 @@ use std::{array, mem::offset_of};
 
 use super::{
     Bytes, Quant,
-    beside::{self, Beside, Eight, Row, Source},
+    beside::{self, Beside, Row, Source},
     fit::{self, Whole},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Block {
 }
 const _: () = assert!(size_of::<Block>() == 210);
 
-impl Block {
+impl Beside for Block {
     #[inline(always)]
     unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
         let (half, s) = (i / 4, i as u32 % 4);
@@ -28,14 +28,6 @@ impl Block {
             lo.or(from.load(offset_of!(Self, qh) + 32 * half).bits(2 * s, 3), 4)
         }
     }
-}
-
-impl Beside for Block {
-    #[inline(always)]
-    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
-        // SAFETY: the caller has the instructions, here and below.
-        unsafe { Self::code(Eight(eight, w), i) }
-    }
 
     #[inline(always)]
     unsafe fn factors_beside<B: Bytes>(
@@ -43,7 +35,7 @@ impl Beside for Block {
         scale: &mut [[f32; beside::ROWS]; 16],
         offset: &mut [[f32; beside::ROWS]; 16],
     ) {
-        // SAFETY: as above, and the blocks have as many bytes.
+        // SAFETY: the caller has the instructions, and the blocks have as many bytes.
         unsafe {
             let d = &*eight.add(beside::ROWS * offset_of!(Self, d)).cast();
             B::scaled_beside(&*eight.add(beside::ROWS * offset_of!(Self, scales)).cast(), d, scale);
