@@ -9,7 +9,7 @@ use crate::format::{
 
 use super::{
     across::Packed,
-    dot::prefetch,
+    dot::{eight_parts, prefetch},
     level::{Kernel, Vector},
     rounded::{Quads, SHARED, Token},
 };
@@ -83,14 +83,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
                             }
                         };
                     }
-                    part!(0);
-                    part!(1);
-                    part!(2);
-                    part!(3);
-                    part!(4);
-                    part!(5);
-                    part!(6);
-                    part!(7);
+                    eight_parts!(part);
                 }
             }
             for t in 0..T {

@@ -32,6 +32,21 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     }
 }
 
+/// Writes out the parts of a block of eight: in a loop their shifts would be numbers that are not known.
+macro_rules! eight_parts {
+    ($part:ident) => {
+        $part!(0);
+        $part!(1);
+        $part!(2);
+        $part!(3);
+        $part!(4);
+        $part!(5);
+        $part!(6);
+        $part!(7);
+    };
+}
+pub(super) use eight_parts;
+
 /// `R` rows of blocks times `T` tokens. With codes u = code + BIAS, and x = x' + lost where x' is
 /// rounded, `Σ (code · scale + offset) x` over a group is
 /// `scale Σ u x' + (offset − BIAS · scale) Σ x + u scale Σ lost`, the last of which takes the middle of all u for each.
@@ -95,14 +110,7 @@ impl<Q: Quant, const R: usize, const T: usize> Kernel for Along<'_, Q, R, T> {
                 if parts == 1 {
                     part!(0);
                 } else {
-                    part!(0);
-                    part!(1);
-                    part!(2);
-                    part!(3);
-                    part!(4);
-                    part!(5);
-                    part!(6);
-                    part!(7);
+                    eight_parts!(part);
                 }
             }
             for t in 0..T {

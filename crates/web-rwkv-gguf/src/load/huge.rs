@@ -12,7 +12,7 @@ use crate::format::Format;
 pub(super) struct Part<'a> {
     pub(super) source: Source<'a>,
     pub(super) range: Range<usize>,
-    /// The format and the bytes of a row, if rows are to stand side by side.
+    /// The format and the bytes of eight rows, if these are to stand side by side.
     pub(super) turn: Option<(Format, usize)>,
 }
 
@@ -54,8 +54,6 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
 
     use memmap2::{Advice, MmapMut};
 
-    use crate::format::beside::ROWS;
-
     let mut len = 0;
     let places: Vec<_> = parts
         .iter()
@@ -73,7 +71,7 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
     let (mut pieces, mut left) = (vec![], &mut memory[..]);
     for Part { source, range, turn } in parts {
         let (to, rest) = left.split_at_mut(range.len().next_multiple_of(LINE));
-        let len = turn.map_or(PAGE, |(_, row)| (PAGE / (ROWS * row)).max(1) * ROWS * row);
+        let len = turn.map_or(PAGE, |(_, eight)| (PAGE / eight).max(1) * eight);
         let to = to[..range.len()].chunks_mut(len);
         pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
@@ -86,10 +84,9 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
         let mut rows = vec![];
         iter::from_fn(next).all(|(source, at, to, turn)| match *turn {
             None => source.read(to, at),
-            Some((format, row)) => {
+            Some((format, eight)) => {
                 rows.resize(to.len(), 0);
                 let whole = source.read(&mut rows, at);
-                let eight = ROWS * row;
                 let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
                 eights.for_each(|(rows, eight)| format.turn(rows, eight));
                 whole
@@ -153,7 +150,7 @@ mod tests {
         // 8,000 rows of two blocks: a piece is no whole page.
         let (range, row) = (7..7 + 8000 * 288, 288);
         let source = Source::Static(bytes[..3_000_000].to_vec().leak());
-        let all = Part { source, range: range.clone(), turn: Some((Format::Q4K, row)) };
+        let all = Part { source, range: range.clone(), turn: Some((Format::Q4K, 8 * row)) };
         let rest = Part { source: Source::File(&file), range: 0..PAGE, turn: None };
         let (memory, places) = read(&[rest, all]).unwrap();
         let eights = memory[places[1].clone()].chunks_exact(8 * row);

@@ -281,14 +281,16 @@ impl Checkpoint {
         let parts: Vec<_> = mapped
             .iter()
             .filter_map(|tensor| {
+                let (source, format) = (tensor.data.source()?, tensor.format);
                 let turn = match tensor.shape[..] {
-                    [rows, columns] if beside && columns > 0 && rows.is_multiple_of(beside::ROWS) => {
-                        let row = tensor.format.beside().then(|| tensor.format.row_bytes(columns));
-                        row.flatten().map(|row| (tensor.format, row))
+                    [rows, columns]
+                        if beside && format.beside() && columns > 0 && rows.is_multiple_of(beside::ROWS) =>
+                    {
+                        format.row_bytes(columns).map(|row| (format, beside::ROWS * row))
                     }
                     _ => None,
                 };
-                Some(huge::Part { source: tensor.data.source()?, range: tensor.data.range.clone(), turn })
+                Some(huge::Part { source, range: tensor.data.range.clone(), turn })
             })
             .collect();
         if let Some((memory, places)) = huge::read(&parts) {

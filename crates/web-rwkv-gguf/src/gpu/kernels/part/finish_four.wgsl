@@ -1,4 +1,4 @@
-
+// Four rows at a time, for finish.wgsl.
 const FLOATS: u32 = 4u;
 
 fn input_at(at: u32) -> vec4<f32> {

@@ -1,4 +1,4 @@
-
+// Rows one by one, for finish.wgsl.
 const FLOATS: u32 = 1u;
 
 fn input_at(at: u32) -> f32 {
