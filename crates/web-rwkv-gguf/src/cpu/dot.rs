@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Bytes of a line of the cache.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Columns that are decoded at once: those of all tokens stay in the first-level cache.
 pub(super) const PART: usize = 512;

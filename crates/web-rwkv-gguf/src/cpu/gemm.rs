@@ -16,6 +16,7 @@ use super::{
     math::Fast,
     rounded::tiles,
     scalar,
+    sparse::{self, Masks},
 };
 
 /// Rows of a panel: a multiple of those of every tile.
@@ -44,6 +45,8 @@ pub(super) struct Panel<'a> {
     pub(super) at: usize,
     pub(super) rows: usize,
     pub(super) x: &'a Acts,
+    /// Which inputs are not zero, if many are.
+    pub(super) masks: Option<&'a Masks>,
     pub(super) act: Act,
     pub(super) y: Shared<f32>,
     pub(super) scratch: &'a mut Scratch,
@@ -53,8 +56,9 @@ impl Kernel for Panel<'_> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { w, at, rows, x, act, y, scratch: Scratch { rows: decoded, w: panel, sums } } = self;
-        let (columns, tokens, width) = (w.columns, x.tokens(), 2 * V::LANES);
+        let Self { w, at, rows, x, masks, act, y, scratch: Scratch { rows: decoded, w: panel, sums } } = self;
+        let (columns, tokens) = (w.columns, x.tokens());
+        let width = if masks.is_some() { PANEL } else { 2 * V::LANES };
         assert!(rows <= PANEL && PANEL.is_multiple_of(width) && columns <= x.width);
         decoded.resize(V::LANES * DEPTH);
         panel.resize(PANEL * DEPTH);
@@ -77,8 +81,16 @@ impl Kernel for Panel<'_> {
                             prefetch::<V>(bytes.as_ptr().wrapping_add(AHEAD * w.row_bytes()), bytes.len());
                             decode::<V>(w.format, bytes, &mut y[..depth]);
                         }
-                        V::call(Turn { x: decoded, depth, y: to });
+                        V::call(Turn { x: decoded, depth, y: to, width });
                     }
+                }
+                if let Some(masks) = masks {
+                    for at in (0..depth).step_by(sparse::WORD) {
+                        let end = depth.min(at + sparse::WORD);
+                        let (w, first) = (&panel[at * PANEL..end * PANEL], k + at == 0);
+                        V::call(sparse::Columns { w, x, masks, at: k + at, sums, first });
+                    }
+                    continue;
                 }
                 for chunk in (0..tokens).step_by(CHUNK) {
                     let end = tokens.min(chunk + CHUNK);
@@ -104,14 +116,14 @@ struct Turn<'a> {
     x: &'a [f32],
     depth: usize,
     y: &'a mut [f32],
+    width: usize,
 }
 
 impl Kernel for Turn<'_> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { x, depth, y } = self;
-        let width = 2 * V::LANES;
+        let Self { x, depth, y, width } = self;
         // Blocks are multiples of every register; floats may end in between, where what is turned is not used.
         for k in (0..depth).step_by(V::LANES) {
             let (x, y) = (&x[k..], &mut y[k * width..]);

@@ -179,6 +179,8 @@ pub(super) trait Vector: Lanes {
     unsafe fn quads_to_float(x: Self::Int) -> Self;
     /// Asks for the line of the cache at x, which need not be there.
     unsafe fn prefetch(x: *const u8);
+    /// Asks for the line of x, which will be wanted again.
+    unsafe fn prefetch_kept(x: *const u8);
 }
 
 /// Work that is compiled for each instruction set. `run` must be `#[inline(always)]`.
@@ -350,6 +352,7 @@ mod x86 {
             fn negate_quads(x: __m256i) -> __m256i = _mm256_sub_epi16(_mm256_setzero_si256(), x);
             fn quads_to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(_mm256_madd_epi16(x, _mm256_set1_epi16(1)));
             fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_NTA>(x.cast());
+            fn prefetch_kept(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
         }
     }
 
@@ -588,6 +591,7 @@ mod x86 {
             fn negate_quads(x: __m512i) -> __m512i = _mm512_sub_epi32(_mm512_setzero_si512(), x);
             fn quads_to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn prefetch(x: *const u8) = _mm_prefetch::<_MM_HINT_NTA>(x.cast());
+            fn prefetch_kept(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
         }
     }
 }
@@ -699,6 +703,7 @@ mod arm {
             fn negate_quads(x: int32x4_t) -> int32x4_t = vnegq_s32(x);
             fn quads_to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
             fn prefetch(x: *const u8) = asm!("prfm pldl1keep, [{}]", in(reg) x, options(nostack, preserves_flags));
+            fn prefetch_kept(x: *const u8) = <Self as Vector>::prefetch(x);
         }
     }
 

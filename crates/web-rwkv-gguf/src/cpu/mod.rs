@@ -15,6 +15,7 @@ mod project;
 mod rounded;
 mod rows;
 mod scalar;
+mod sparse;
 mod wkv4;
 mod wkv6;
 mod wkv7;

@@ -22,6 +22,7 @@ use super::{
     math::Fast,
     rounded::{Integers, Pairs, Quads, Rounded, Token, tiles},
     scalar,
+    sparse::Masks,
 };
 
 /// From how many places at a time weights are read of which rows stand side by side: a core reads two faster than one, or four.
@@ -36,6 +37,10 @@ const SEVERAL: usize = 6;
 /// From so many tokens on it pays to turn blocks, or floats, so that no sum goes across lanes.
 const MANY: usize = 12;
 const MANY_FLOATS: usize = 20;
+
+/// From so many zeros of ten inputs on it pays to leave them out of products in floats, and of those in integers.
+const ZEROS: usize = 4;
+const ZEROS_OF_INTEGERS: usize = 7;
 
 /// Tokens of a tile of integers with two registers of rows.
 const TOKENS: usize = 6;
@@ -129,11 +134,21 @@ struct Input<'a> {
 enum Made {
     Pairs(Rounded<Pairs>),
     Quads(Rounded<Quads>),
+    /// Floats, of which many are zero.
+    Masks(Masks),
     Nothing,
 }
 
 impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
+        let zeros = match way {
+            Way::Gemm => Some(ZEROS),
+            Way::Across | Way::AcrossBytes => Some(ZEROS_OF_INTEGERS),
+            _ => None,
+        };
+        if let Some(masks) = zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)) {
+            return Self { x, way, columns, made: Made::Masks(masks) };
+        }
         let made = match way {
             Way::Along | Way::Beside => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
             Way::AlongFloats | Way::AlongDecoded | Way::Gemm => Made::Nothing,
@@ -180,8 +195,8 @@ impl Kernel for Run<'_> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { panel: Panel { job, at, rows }, scratch } = self;
-        let (panel, format) = (&self.panel, job.w.format);
+        let Self { panel, scratch } = self;
+        let (job, format) = (panel.job, panel.job.w.format);
         // SAFETY: this runs inside `dispatch`, and this task alone has these rows.
         unsafe {
             match &job.x.made {
@@ -193,10 +208,8 @@ impl Kernel for Run<'_> {
                 }
                 Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x),
                     _ => unreachable!("{format:?} is not in blocks")),
-                Made::Nothing if job.x.way == Way::Gemm => {
-                    let (x, scratch) = (job.x.x, &mut scratch.gemm);
-                    V::call(gemm::Panel { w: job.w, at, rows, x, act: job.act, y: job.y, scratch });
-                }
+                Made::Masks(masks) => panel.gemm::<V>(Some(masks), &mut scratch.gemm),
+                Made::Nothing if job.x.way == Way::Gemm => panel.gemm::<V>(None, &mut scratch.gemm),
                 Made::Nothing if job.x.way == Way::AlongDecoded => {
                     panel.along_decoded::<V>(&mut scratch.decoded);
                 }
@@ -212,6 +225,13 @@ impl Panel<'_> {
         let (w, end) = (self.job.w, self.at + self.rows);
         let n = w.row_bytes();
         &w.data[at.min(end) * n..(at + rows).min(end) * n]
+    }
+
+    #[inline(always)]
+    unsafe fn gemm<V: Vector>(&self, masks: Option<&Masks>, scratch: &mut gemm::Scratch) {
+        let &Job { w, x: &Input { x, .. }, act, y } = self.job;
+        // SAFETY: the caller's promise is handed on.
+        unsafe { V::call(gemm::Panel { w, at: self.at, rows: self.rows, x, masks, act, y, scratch }) };
     }
 
     #[inline(always)]
