@@ -198,15 +198,51 @@ pub(crate) struct Chunk {
     pub(crate) hidden: Vec<(usize, usize)>,
     /// How a token is chosen by each row of logits, if that is wanted instead.
     pub(crate) choices: Vec<Choice>,
+    /// Whether a sequence wants more than its last token.
+    pub(crate) every_token: bool,
+}
+
+/// What is left of a chunk after the recurrence of its last layer, if only last tokens are wanted: of each sequence the last
+/// two, since what comes then mixes with the token before, and with none further back.
+pub(crate) struct Tails {
+    /// The last layer.
+    pub(crate) layer: usize,
+    /// The sequences, as they then stand.
+    pub(crate) seqs: Vec<Sequence>,
+    /// Which rows stay.
+    pub(crate) rows: Vec<u32>,
+}
+
+impl Tails {
+    /// Where a row goes that stays.
+    pub(crate) fn place(&self, row: usize) -> usize {
+        self.rows.binary_search(&(row as u32)).expect("last tokens stay")
+    }
 }
 
 impl Chunk {
+    /// What is left for the end of `layer`, the last, if that is less by half.
+    pub(crate) fn tails(&self, layer: usize) -> Option<Tails> {
+        let left: usize = self.seqs.iter().map(|seq| seq.len.min(2)).sum();
+        if self.every_token || 2 * left > self.tokens.len() {
+            return None;
+        }
+        let mut tails = Tails { layer, seqs: vec![], rows: vec![] };
+        for seq in &self.seqs {
+            let (start, len) = (tails.rows.len(), seq.len.min(2));
+            tails.rows.extend(seq.tokens().skip(seq.len - len).map(|row| row as u32));
+            tails.seqs.push(Sequence { start, len, ..*seq });
+        }
+        Some(tails)
+    }
+
     fn push(&mut self, slot: usize, batch: &RnnInputBatch, part: Range<usize>) {
         let start = self.tokens.len();
         self.seqs.push(Sequence { slot, start, len: part.len() });
         self.tokens.extend(&batch.tokens[part.clone()]);
         let wanted = if batch.option.is_embed() { &mut self.hidden } else { &mut self.logits };
         let last = part.end == batch.tokens.len();
+        self.every_token |= batch.option.every_token();
         let first = if batch.option.every_token() { 0 } else { part.len() - last as usize };
         wanted.extend((first..part.len()).map(|t| (start + t, slot)));
     }

@@ -153,11 +153,11 @@ impl<A: Peek + 'static, B: Peek + 'static> Ops for Lockstep<A, B> {
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>> {
-        let Chunked { tokens, coming, seqs, states, rows, choices, .. } = chunk;
+        let Chunked { tokens, coming, seqs, states, tails, rows, choices, .. } = chunk;
         // They must outlive the batch; `end` takes them back.
         let own = Box::leak(states.to_vec().into_boxed_slice());
         let place: *mut [State] = own;
-        let both = |states| Chunked { tokens, coming, seqs, states, rows, choices, chosen: vec![] };
+        let both = |states| Chunked { tokens, coming, seqs, states, tails, rows, choices, chosen: vec![] };
         let (a, b) = (self.a.begin(both(states))?, self.b.begin(both(own))?);
         Ok(Batch { a, b, states: place })
     }
@@ -272,6 +272,13 @@ impl<A: Peek + 'static, B: Peek + 'static> Ops for Lockstep<A, B> {
         self.a.wkv7(&mut b.a, layer, &na, &r_k.0, n, &ta, &mut y.a);
         self.b.wkv7(&mut b.b, layer, &nb, &r_k.1, n, &tb, &mut y.b);
         self.compare(b, "wkv7", y, self.exact);
+    }
+
+    fn tails(&self, b: &mut Self::Batch<'_>, layer: usize, x: &mut Self::Acts, y: &mut Self::Acts) {
+        self.a.tails(&mut b.a, layer, &mut x.a, &mut y.a);
+        self.b.tails(&mut b.b, layer, &mut x.b, &mut y.b);
+        self.compare(b, "tails", x, 0.0);
+        self.compare(b, "tails", y, 0.0);
     }
 
     fn norm_rows(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     Result,
-    batch::{Sequence, Token},
+    batch::{Sequence, Tails, Token},
     format::Format,
     gpu::Chosen,
     load::Bytes,
@@ -136,6 +136,8 @@ pub(crate) struct Chunked<'a> {
     pub(crate) coming: &'a [(usize, Arc<Chosen>, usize)],
     pub(crate) seqs: &'a [Sequence],
     pub(crate) states: &'a mut [State],
+    /// What is left of the tokens for the end of the last layer, if not all.
+    pub(crate) tails: Option<&'a Tails>,
     /// Rows that are wanted: hidden vectors, logits.
     #[cfg_attr(not(feature = "gpu"), allow(dead_code))] // a GPU makes room for them
     pub(crate) rows: [&'a [usize]; 2],
@@ -173,7 +175,8 @@ pub(crate) trait Ops {
     /// Begins a chunk.
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Self::Batch<'a>>;
 
-    /// Makes room for `tokens` rows, before the first operation; what they hold is left as it is.
+    /// Makes room for `tokens` rows, before the first operation; what they hold is left as it is. What is made of fewer rows
+    /// has as many as those.
     fn resize(&self, b: &mut Self::Batch<'_>, acts: &mut Self::Acts, tokens: usize) -> Result<()>;
 
     /// Whether the operations of a chunk like this one are recorded already.
@@ -250,6 +253,10 @@ pub(crate) trait Ops {
         t: &Heads<Self>,
         y: &mut Self::Acts,
     );
+
+    /// After the recurrence of `layer`: if it is the last, and only last tokens are wanted, those that are not needed for them
+    /// leave the batch, `x` and `y`. See [`Tails`].
+    fn tails(&self, b: &mut Self::Batch<'_>, layer: usize, x: &mut Self::Acts, y: &mut Self::Acts);
 
     /// `y = norm(x[rows])`.
     fn norm_rows(

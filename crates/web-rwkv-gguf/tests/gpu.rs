@@ -40,11 +40,14 @@ fn agrees(path: &Path, golden: &Path, chunks: &[usize]) {
     let want = array(&file, "logits");
     for tier in tiers() {
         let model = open(path, tier);
-        for &chunk in chunks {
-            let input = RnnInput::new(vec![RnnInputBatch::new(ids.clone(), RnnOption::Full)], chunk);
+        let last = &want[want.len() - model.info().num_vocab..];
+        for (&chunk, (option, want)) in
+            chunks.iter().flat_map(|c| [(c, (RnnOption::Full, &want[..])), (c, (RnnOption::Last, last))])
+        {
+            let input = RnnInput::new(vec![RnnInputBatch::new(ids.clone(), option)], chunk);
             let got = model.infer(&input, &mut [model.init_state()]).unwrap().0.remove(0);
-            let (nmse, limit) = (nmse(&got, &want), limit(tier));
-            println!("{} {tier}, chunks of {chunk}: nmse {nmse:.1e}", path.display());
+            let (nmse, limit) = (nmse(&got, want), limit(tier));
+            println!("{} {tier}, {option:?} in chunks of {chunk}: nmse {nmse:.1e}", path.display());
             assert!(nmse <= limit, "{} {tier}: nmse {nmse:e}, at most {limit:e}", path.display());
         }
     }
@@ -103,6 +106,31 @@ fn states_come_back_fork_and_go_on_elsewhere() {
             let want = wide(&read(&cpu, &[4], &mut states[0].clone()));
             for mut state in states {
                 assert!(nmse(&read(&gpu, &[4], &mut state), &want) <= limit(tier));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ragged_batch_gives_what_the_cpu_gives_token_by_token() {
+    for name in ["models/f32.gguf", "versions/v4.safetensors", "versions/v6.safetensors"] {
+        let Some(path) = witness::file(name) else { return };
+        let cpu = Model::open(&path, cpu()).unwrap();
+        let sequences = [(1, 3), (2, 0), (3, 40), (4, 1), (5, 2), (6, 9)]
+            .map(|(seed, n)| (0..n).map(|i| (seed * 31 + i * 17) % 64).collect::<Vec<u32>>());
+        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        for tier in tiers() {
+            let gpu = open(&path, tier);
+            let batches = sequences.iter().map(|s| RnnInputBatch::new(s.clone(), RnnOption::Last)).collect();
+            let mut states = sequences.each_ref().map(|_| gpu.init_state());
+            let got = gpu.infer(&RnnInput::new(batches, 1000), &mut states).unwrap().0;
+            for (i, tokens) in sequences.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+                let mut state = cpu.init_state();
+                let want = cpu.run(tokens, RnnOption::Full, &mut state).unwrap();
+                let want = &want[want.len() - cpu.info().num_vocab..];
+                assert!(nmse(&got[i], &wide(want)) <= limit(tier), "{name} {tier} {i}");
+                let state = wide(state.as_slice().unwrap());
+                assert!(nmse(states[i].as_slice().unwrap(), &state) <= limit(tier), "{name} {tier} {i}");
             }
         }
     }

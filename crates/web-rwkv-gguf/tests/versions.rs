@@ -63,11 +63,13 @@ fn agrees(path: &Path, golden: &Path, names: [&str; 3], version: ModelVersion, l
         assert_eq!(model.info().version, version);
         let want_state = names.iter().all(|name| file.names().contains(name));
         let want_state = want_state.then(|| state(&model, names.map(|name| array(&file, name))));
-        for chunk in [ids.len(), 1] {
-            let input = RnnInput::new(vec![RnnInputBatch::new(ids.clone(), RnnOption::Full)], chunk);
+        let last = &want[want.len() - model.info().num_vocab..];
+        let (every, last) = ((RnnOption::Full, &want[..]), (RnnOption::Last, last));
+        for (chunk, (option, want)) in [(ids.len(), every), (1, every), (ids.len(), last), (5, last)] {
+            let input = RnnInput::new(vec![RnnInputBatch::new(ids.clone(), option)], chunk);
             let mut state = model.init_state();
             let got = model.infer(&input, std::slice::from_mut(&mut state)).unwrap().0.remove(0);
-            let (most, nmse) = errors(&got, &want);
+            let (most, nmse) = errors(&got, want);
             println!("{} {level}, chunks of {chunk}: max {most:.1e}, nmse {nmse:.1e}", path.display());
             assert!(nmse <= limit, "{} {level}: nmse {nmse:e}, at most {limit:e}", path.display());
             if let Some(want) = &want_state {
@@ -175,22 +177,25 @@ fn models() -> Vec<Model> {
 fn sequences_together_give_what_each_gives_alone() {
     for model in models() {
         let sequence = |seed: u32, n: u32| (0..n).map(|i| (seed * 31 + i * 17) % 64).collect::<Vec<_>>();
-        let sequences = [sequence(1, 9), sequence(2, 0), sequence(3, 1), sequence(4, 33)];
-        let batches = sequences.iter().map(|s| RnnInputBatch::new(s.clone(), RnnOption::Last)).collect();
-        let mut states = vec![model.init_state(); 4];
-        let got = model.infer(&RnnInput::new(batches, 7), &mut states).unwrap().0;
-        for (i, tokens) in sequences.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
-            let mut state = model.init_state();
-            let want = model.run(tokens, RnnOption::Last, &mut state).unwrap();
-            let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-            let version = model.info().version;
-            assert!(errors(&got[i], &wide(&want)).1 < 1e-11, "{version} {i}");
-            assert!(
-                errors(states[i].as_slice().unwrap(), &wide(state.as_slice().unwrap())).1 < 1e-11,
-                "{version} {i}"
-            );
+        let sequences = [(1, 9), (2, 0), (3, 1), (4, 33), (5, 2)].map(|(seed, n)| sequence(seed, n));
+        for chunk in [7, 20] {
+            let batches = sequences.iter().map(|s| RnnInputBatch::new(s.clone(), RnnOption::Last)).collect();
+            let mut states = sequences.each_ref().map(|_| model.init_state());
+            let got = model.infer(&RnnInput::new(batches, chunk), &mut states).unwrap().0;
+            for (i, tokens) in sequences.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+                let mut state = model.init_state();
+                let want = model.run(tokens, RnnOption::Full, &mut state).unwrap();
+                let want = &want[want.len() - model.info().num_vocab..];
+                let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+                let version = model.info().version;
+                assert!(errors(&got[i], &wide(want)).1 < 1e-11, "{version} {i}");
+                assert!(
+                    errors(states[i].as_slice().unwrap(), &wide(state.as_slice().unwrap())).1 < 1e-11,
+                    "{version} {i}"
+                );
+            }
+            assert_eq!(states[1], model.init_state());
         }
-        assert_eq!(states[1], model.init_state());
     }
 }
 

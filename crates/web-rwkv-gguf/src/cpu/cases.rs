@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::{
-    batch::Sequence,
+    batch::{Chunk, Sequence, Tails},
     format::Format,
     load::{Bytes, ModelVersion},
     lockstep::{Peek, nmse},
@@ -41,8 +41,19 @@ pub(crate) fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.random_range(-1.0..1.0f32).powi(3) * 3.0).collect()
 }
 
+/// Activations of these values.
+fn of(data: Vec<f32>, width: usize) -> Acts {
+    let tokens = data.len() / width;
+    Acts { data, width, tokens }
+}
+
+/// Activations that nothing was written to.
+fn blank(tokens: usize, width: usize) -> Acts {
+    of(vec![SENTINEL; tokens * width], width)
+}
+
 fn acts(rng: &mut ChaCha8Rng, tokens: usize, width: usize) -> Acts {
-    Acts { data: floats(rng, tokens * width), width }
+    of(floats(rng, tokens * width), width)
 }
 
 /// Random blocks whose values are numbers of a common size.
@@ -84,11 +95,11 @@ fn ways(w: &Matrix) -> impl Iterator<Item = (Cpu, Cow<'_, Matrix>)> {
 
 impl Peek for Cpu {
     fn peek(&self, _: &mut Chunked<'_>, acts: &Acts) -> Vec<f32> {
-        acts.data.clone()
+        acts.values().to_vec()
     }
 
     fn poke(&self, _: &mut Chunked<'_>, acts: &mut Acts, values: &[f32]) {
-        acts.data.copy_from_slice(values);
+        acts.data[..values.len()].copy_from_slice(values);
     }
 }
 
@@ -99,7 +110,7 @@ fn no_chunk() -> Chunked<'static> {
 
 fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
     let width = w.rows + 5;
-    let mut y = Acts { data: vec![SENTINEL; x.tokens() * width], width };
+    let mut y = blank(x.tokens(), width);
     cpu.project(&mut no_chunk(), &mut [Product { w, x, act, y: &mut y }]);
     for t in 0..x.tokens() {
         assert!(y.row(t)[w.rows..].iter().all(|y| *y == SENTINEL));
@@ -174,7 +185,7 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
         let sums = project(&cpu, w.as_ref(), x, Id);
         let error = error(&sums, &want);
         assert!(error <= limit, "{}: {error:e}, at most {limit:e}", name());
-        let mut want = Acts { data: vec![SENTINEL; sums.data.len()], width: sums.width };
+        let mut want = blank(tokens, sums.width);
         for t in 0..tokens {
             scalar::write::<math::Exact>(act, &sums.row(t)[..rows], want.row_mut(t));
         }
@@ -245,7 +256,7 @@ fn the_largest_codes_have_room() {
                 continue; // the bytes of its scale are no number
             }
             for sign in [1.0, -1.0] {
-                let x = Acts { data: vec![sign; 12 * 256], width: 256 };
+                let x = of(vec![sign; 12 * 256], 256);
                 let want = project(&scalar, &w, &x, Id);
                 for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
                     let nmse = nmse(&project(&cpu, w.as_ref(), &x, Id).data, &want.data);
@@ -291,6 +302,11 @@ pub(crate) fn sequences(sizes: &[(usize, usize)]) -> (Vec<Sequence>, usize) {
     (sizes.iter().map(next).collect(), start)
 }
 
+/// What is left of them for the end of layer 1, the last.
+pub(crate) fn tails(seqs: &[Sequence], tokens: usize) -> Option<Tails> {
+    Chunk { tokens: vec![0; tokens], seqs: seqs.to_vec(), ..Chunk::default() }.tails(1)
+}
+
 /// Random states of two layers.
 pub(crate) fn states(
     rng: &mut ChaCha8Rng,
@@ -321,9 +337,11 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let (ln0, ln_x) = (norm(1e-5), norm(64e-5));
     let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..9)).collect();
     let emb = matrix(rng, Format::F16, 9, c);
-    let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
+    let blank = || blank(tokens, c);
     let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
-    let b = &mut Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() };
+    let tails = tails(&seqs, tokens);
+    let chunk = Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() };
+    let b = &mut Chunked { tails: tails.as_ref(), ..chunk };
     cpu.embed(b, &emb, &ln0, &mut x);
     let lerp = [floats(rng, c), floats(rng, c)];
     cpu.shift(b, (1, Shift::Att), &ln0, &lerp, &x, &mut h, &mut mixed);
@@ -350,7 +368,9 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     cpu.gates(b, &gates, n, &low, &mut t);
     let mut y = blank();
     cpu.wkv7(b, 1, &ln_x, &floats(rng, c), n, &t, &mut y);
-    let rows: Vec<_> = (0..tokens).rev().step_by(2).collect();
+    cpu.tails(b, 1, &mut x, &mut y);
+    cpu.shift(b, (1, Shift::Ffn), &ln0, &lerp[..1], &x, &mut h, &mut mixed[..1]);
+    let rows: Vec<_> = (0..y.tokens()).rev().step_by(2).collect();
     let mut last = Acts::new(c);
     cpu.norm_rows(b, &ln0, &rows, &y, &mut last);
 
@@ -395,7 +415,7 @@ fn mix_before_v7(
     let (c, rank) = (heads * n, 32);
     let (seqs, tokens) = sequences(sizes);
     let (mut six, mut four) = (states(rng, ModelVersion::V6, n, c), states(rng, ModelVersion::V4, c, c));
-    let blank = || Acts { data: vec![SENTINEL; tokens * c], width: c };
+    let blank = || blank(tokens, c);
     let [h, before, r, k, v, w, g] = [(); 7].map(|()| acts(rng, tokens, c));
     let low = [(); 5].map(|()| acts(rng, tokens, rank));
     let ddlerp = Ddlerp::<Cpu> {

@@ -89,22 +89,31 @@ impl Matrix {
 /// Activations `[T, width]`.
 #[derive(Clone, Default)]
 pub(crate) struct Acts {
+    /// Of as many tokens as there ever were.
     data: Vec<f32>,
     width: usize,
+    tokens: usize,
 }
 
 impl Acts {
     pub(crate) fn new(width: usize) -> Self {
-        Self { data: vec![], width }
+        Self { data: vec![], width, tokens: 0 }
     }
 
     /// Makes room for `tokens` rows; what they hold is left as it is.
     pub(crate) fn resize(&mut self, tokens: usize) {
-        self.data.resize(tokens * self.width, 0.0);
+        let len = self.data.len().max(tokens * self.width);
+        self.data.resize(len, 0.0);
+        self.tokens = tokens;
     }
 
     pub(crate) fn tokens(&self) -> usize {
-        self.data.len().checked_div(self.width).unwrap_or(0)
+        self.tokens
+    }
+
+    /// What stands there.
+    fn values(&self) -> &[f32] {
+        &self.data[..self.tokens * self.width]
     }
 
     pub(crate) fn row(&self, t: usize) -> &[f32] {
@@ -260,7 +269,7 @@ impl Ops for Cpu {
     }
 
     fn end(&self, _: Chunked<'_>, wanted: &[&Acts]) -> Result<Vec<Vec<f32>>> {
-        Ok(wanted.iter().map(|acts| acts.data.clone()).collect())
+        Ok(wanted.iter().map(|acts| acts.values().to_vec()).collect())
     }
 
     fn end_chosen(&self, b: Chunked<'_>) -> Result<Vec<Token>> {
@@ -297,6 +306,8 @@ impl Ops for Cpu {
         y: &mut [Acts],
     ) {
         let _timer = self.timer("shift");
+        h.resize(x.tokens());
+        y.iter_mut().for_each(|y| y.resize(x.tokens()));
         let out = h.shared();
         self.each(x.tokens(), 8 * x.width, |t| {
             // SAFETY: each task has tokens of its own.
@@ -330,6 +341,7 @@ impl Ops for Cpu {
             }
         }
         let _timer = self.profile.as_ref().map(|profile| profile.start_products(products));
+        products.iter_mut().for_each(|p| p.y.resize(p.x.tokens()));
         if self.level == Level::Scalar {
             return products.iter_mut().for_each(scalar::project);
         }
@@ -381,6 +393,19 @@ impl Ops for Cpu {
     ) {
         let _timer = self.timer("wkv7");
         wkv7::wkv7(self, b, layer, norm, r_k, head_size, t, y);
+    }
+
+    fn tails(&self, b: &mut Chunked<'_>, layer: usize, x: &mut Acts, y: &mut Acts) {
+        let Some(tails) = b.tails.take_if(|tails| tails.layer == layer) else { return };
+        let _timer = self.timer("tails");
+        for acts in [x, y] {
+            for (to, row) in tails.rows.iter().enumerate() {
+                let from = *row as usize * acts.width;
+                acts.data.copy_within(from..from + acts.width, to * acts.width);
+            }
+            acts.resize(tails.rows.len());
+        }
+        b.seqs = &tails.seqs;
     }
 
     fn norm_rows(&self, _: &mut Chunked<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {

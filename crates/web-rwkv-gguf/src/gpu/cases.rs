@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     cpu::{
         Cpu, Level,
-        cases::{SEQUENCES, floats, matrix, sequences, small, states},
+        cases::{SEQUENCES, floats, matrix, sequences, small, states, tails},
     },
     format::{self, Format},
     load::ModelVersion,
@@ -205,9 +205,9 @@ fn everything_between_products() {
                 let (seqs, tokens) = sequences(sizes);
                 let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 5 % 9).collect();
                 let mut states = states(rng, ModelVersion::V7, n, c);
-                let mut b = lock
-                    .begin(Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() })
-                    .unwrap();
+                let tails = tails(&seqs, tokens);
+                let chunk = Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() };
+                let mut b = lock.begin(Chunked { tails: tails.as_ref(), ..chunk }).unwrap();
                 let [l0, l1, l2, l3] = &mut low;
                 let [m0, m1] = &mut mixed;
                 let scratch = [&mut t.kk, &mut t.nu];
@@ -231,13 +231,17 @@ fn everything_between_products() {
                     (&mut t.v_first, c),
                 ];
                 fill(&lock, &mut b, rng, tokens, all);
-                let rows: Vec<_> = (0..tokens).rev().step_by(2).collect();
+                let left = tails.as_ref().map_or(tokens, |tails| tails.rows.len());
+                let rows: Vec<_> = (0..left).rev().step_by(2).collect();
                 lock.resize(&mut b, &mut last, rows.len()).unwrap();
                 lock.embed(&mut b, &emb, &ln0, &mut x);
                 lock.shift(&mut b, (1, Shift::Att), &ln0, &mix, &x, &mut h, &mut mixed);
                 lock.shift(&mut b, (0, Shift::Ffn), &ln0, &mix[..1], &x, &mut h, &mut mixed[..1]);
+                lock.tails(&mut b, 0, &mut x, &mut y); // not the last layer
                 lock.gates(&mut b, &gates, n, &low, &mut t);
                 lock.wkv7(&mut b, 1, &ln_x, &r_k, n, &t, &mut y);
+                lock.tails(&mut b, 1, &mut x, &mut y);
+                lock.shift(&mut b, (1, Shift::Ffn), &ln0, &mix[..1], &x, &mut h, &mut mixed[..1]);
                 lock.norm_rows(&mut b, &ln0, &rows, &x, &mut last);
                 lock.end(b, &[]).unwrap();
                 // Matrix units make the state of a long text of numbers of 16 bits.

@@ -71,6 +71,7 @@ pub(super) enum Kernel {
     },
     Wkv4,
     AddGated,
+    Tails,
     /// Operations on one token, one after another, on matrices of these layouts and at most so many columns.
     Chain {
         width: usize,
@@ -87,6 +88,8 @@ impl Kernel {
     pub(super) const THREADS: usize = 256;
     /// Channels of a workgroup of `wkv4`.
     pub(super) const WKV4_THREADS: usize = 64;
+    /// Vectors of a row that a workgroup of `tails` moves.
+    pub(super) const TAILS_THREADS: usize = 64;
 }
 
 /// How many rows and tokens a workgroup takes, if the kernel leaves it open.
@@ -117,6 +120,7 @@ impl fmt::Display for Kernel {
             Self::Wkv6 { head_size, .. } => write!(f, "wkv6 of {head_size}"),
             Self::Wkv4 => f.write_str("wkv4"),
             Self::AddGated => f.write_str("add_gated"),
+            Self::Tails => f.write_str("tails"),
             Self::Chain { .. } => f.write_str("chain"),
             Self::Sample => f.write_str("sample"),
             Self::CopyState => f.write_str("copy_state"),
@@ -572,6 +576,11 @@ impl Kernels {
                 parts.extend([thread, include_str!("kernels/add_gated.wgsl")]);
                 "add_gated"
             }
+            Kernel::Tails => {
+                threads = Kernel::TAILS_THREADS;
+                parts.extend([thread, include_str!("kernels/tails.wgsl")]);
+                "tails"
+            }
             Kernel::Chain { width, head_size, columns, layouts: of } => {
                 layouts = of.clone();
                 threads = self.chain_threads(*width);
@@ -619,7 +628,9 @@ impl Kernels {
         };
         head += match entry {
             "wkv7" => "alias Float = vec4<f32>;\n",
-            "wkv7_matrix" | "chain" | "shift" => "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n",
+            "wkv7_matrix" | "chain" | "shift" | "tails" => {
+                "alias Float = vec4<f32>;\nalias State = vec4<f32>;\n"
+            }
             "wkv7_norm" => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ if fours => "alias Float = vec4<f32>;\nalias State = f32;\n",
             _ => "alias Float = f32;\nalias State = f32;\n",

@@ -39,7 +39,7 @@ pub(crate) use state::{Pool, Slot};
 
 use crate::{
     Error, Result,
-    batch::{Sequence, Token},
+    batch::{Sequence, Tails, Token},
     device::{DeviceInfo, OpTime, Tier},
     load::Checkpoint,
     ops::{Act, Chunked, Ddlerp, FileMatrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6},
@@ -203,12 +203,14 @@ pub(crate) struct Batch<'a> {
     alone: bool,
     /// Whether the device has nothing to do while the chunk is recorded.
     idle: bool,
+    tails: Option<&'a Tails>,
     choices: &'a [Choice],
     /// What the submitted operations choose.
     chosen: Option<Arc<Chosen>>,
-    /// Where tokens stand in the table, and the number of each one's sequence; sequences are in front.
-    tokens_at: u32,
+    /// Where sequences stand in the table, and the number of each token's; and tokens.
+    sequences_at: u32,
     sequence_of: u32,
+    tokens_at: u32,
     /// k_k, k_a and whether v is v_first, from `gates` to `wkv7`, which computes kk and k where it reads them.
     keys: Option<(u32, u32, bool)>,
     /// Sums of a product that the operation that reads them may add.
@@ -648,15 +650,14 @@ impl Ahead {
     }
 }
 
-/// The beginning of the table of a chunk: sequences, tokens, the number of each one's sequence, and room for choices.
-fn head(chunk: &Chunked<'_>, slots: &[Arc<Slot>]) -> Vec<u32> {
+/// What tells of a chunk in the table: sequences, tokens, and the number of each one's sequence.
+fn head<'a>(seqs: &[Sequence], tokens: &[u32], slots: impl Iterator<Item = &'a Arc<Slot>>) -> Vec<u32> {
     let mut table = vec![];
-    for (seq, slot) in chunk.seqs.iter().zip(slots) {
+    for (seq, slot) in seqs.iter().zip(slots) {
         table.extend([slot.index(), seq.start as u32, seq.len as u32]);
     }
-    table.extend(chunk.tokens);
-    table.extend(chunk.seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
-    table.resize(table.len() + CHOICE as usize * chunk.choices.len(), 0);
+    table.extend(tokens);
+    table.extend(seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
     table
 }
 

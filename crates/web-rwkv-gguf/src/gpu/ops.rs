@@ -156,7 +156,8 @@ impl Ops for Gpu {
                 let (from, to) = (4 * *row as u64, 4 * (tokens_at as usize + token) as u64);
                 encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4);
             }
-            let mut table = head(&chunk, &slots);
+            let mut table = head(chunk.seqs, chunk.tokens, slots.iter());
+            table.resize(table.len() + CHOICE as usize * chunk.choices.len(), 0);
             let mut chain = self.chain(m, &chunk);
             if chain.kernel.is_some() {
                 // It reads one slot and writes the other.
@@ -183,10 +184,12 @@ impl Ops for Gpu {
             idle: chunk.coming.is_empty(),
             unfinished: None,
             moved: None,
+            tails: chunk.tails,
             choices: chunk.choices,
             chosen: None,
-            tokens_at,
+            sequences_at: 0,
             sequence_of,
+            tokens_at,
             keys: None,
             choices_at,
             copies: (choices_at + CHOICE * chunk.choices.len() as u32, copies.len()),
@@ -331,7 +334,7 @@ impl Ops for Gpu {
         let even = |places: &[u32]| places.windows(2).all(|p| p[1] - p[0] == places[1] - places[0]);
         assert!(even(&mixes) && even(&places), "mixes are made one after another");
         let mut params = vec![
-            0,
+            b.sequences_at,
             b.sequence_of,
             self.place(b, x),
             norm.weight.0,
@@ -360,11 +363,13 @@ impl Ops for Gpu {
         let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone, splits };
         if !self.link_shift(b, &params, mixes, places) {
             let across = if b.alone && splits == 0 { x.width.div_ceil(Kernel::THREADS) } else { 1 };
-            self.dispatch(b, usize::MAX, &kernel, &params, (b.tokens, across));
+            self.dispatch(b, usize::MAX, &kernel, &params, (x.tokens, across));
         }
+        y.iter_mut().chain([h]).for_each(|acts| acts.tokens = x.tokens);
     }
 
     fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
+        products.iter_mut().for_each(|p| p.y.tokens = p.x.tokens);
         let jobs: Vec<_> = products.iter().map(|p| Job::new(p.w, p.x, p.y, p.act)).collect();
         self.products(b, &jobs);
     }
@@ -442,6 +447,26 @@ impl Ops for Gpu {
             let (heads_of_group, tokens) = (self.kernels.tile(&kernel).0, b.tokens);
             self.dispatch(b, usize::MAX, &kernel, &params, (heads.div_ceil(heads_of_group), tokens));
         }
+    }
+
+    fn tails(&self, b: &mut Batch<'_>, layer: usize, x: &mut Acts, y: &mut Acts) {
+        let Some(tails) = b.tails.take_if(|tails| tails.layer == layer) else { return };
+        let head = head(&tails.seqs, &tails.rows, b.slots.iter().map(|(_, slot)| slot));
+        let count = tails.rows.len();
+        b.sequences_at = b.recording.table.len() as u32;
+        b.sequence_of = b.sequences_at + (head.len() - count) as u32;
+        b.recording.table.extend(head);
+        [x.tokens, y.tokens] = [count; 2];
+        let rows = b.sequence_of - count as u32;
+        let [x_width, y_width] = [x.padded, y.padded].map(|n| n as u32);
+        let params = [rows, count as u32, self.place(b, x), x_width, self.place(b, y), y_width];
+        self.dispatch(
+            b,
+            usize::MAX,
+            &Kernel::Tails,
+            &params,
+            (y.padded.div_ceil(4 * Kernel::TAILS_THREADS), 1),
+        );
     }
 
     fn norm_rows(&self, b: &mut Batch<'_>, norm: &Norm<Self>, rows: &[usize], x: &Acts, y: &mut Acts) {

@@ -106,13 +106,16 @@ impl<O: Ops> Net<O> {
         end: impl FnOnce(O::Batch<'_>, &Scratch<O>) -> Result<T>,
     ) -> Result<T> {
         let o = &self.ops;
-        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        let tails = chunk.tails(self.sizes.layers - 1);
+        let row = |row: usize| tails.as_ref().map_or(row, |tails| tails.place(row));
+        let rows = |wanted: &[(usize, usize)]| wanted.iter().map(|(at, _)| row(*at)).collect::<Vec<_>>();
         let rows = [&chunk.hidden, &chunk.logits].map(|wanted| rows(wanted));
         let mut batch = o.begin(Chunked {
             tokens: &chunk.tokens,
             coming: &chunk.coming,
             seqs: &chunk.seqs,
             states,
+            tails: tails.as_ref(),
             rows: rows.each_ref().map(|r| &r[..]),
             choices: &chunk.choices,
             chosen: vec![],

@@ -46,6 +46,7 @@ pub(crate) fn layer<O: Ops>(o: &O, b: &mut O::Batch<'_>, i: usize, l: &Layer<O>,
         ],
     );
     o.wkv4(b, i, &p.wkv, [&t.r, &t.k, &t.v], &mut t.y);
+    o.tails(b, i, &mut t.x, &mut t.y);
     o.project(b, &mut [Product { w: &p.o, x: &t.y, act: Add, y: &mut t.x }]);
 
     l.ffn.run(o, b, i, &l.ln2, t);

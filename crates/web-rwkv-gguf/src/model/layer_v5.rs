@@ -54,6 +54,7 @@ pub(crate) fn layer<O: Ops>(
     o.project(b, &mut products);
     let rkv = Rkv { r: &t.r, k: &t.k, v: &t.v, w: None, g: p.g.as_ref().map(|_| &t.g) };
     o.wkv6(b, i, &p.wkv, head_size, &rkv, &mut t.y);
+    o.tails(b, i, &mut t.x, &mut t.y);
     o.project(b, &mut [Product { w: &p.o, x: &t.y, act: Add, y: &mut t.x }]);
 
     l.ffn.run(o, b, i, &l.ln2, t);

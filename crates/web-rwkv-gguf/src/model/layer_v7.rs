@@ -80,6 +80,7 @@ pub(crate) fn layer<O: Ops>(
     o.project(b, &mut products);
     o.gates(b, &p.gates, head_size, &t.low, &mut t.heads); // w a g, v towards v_first, kk, k
     o.wkv7(b, i, &p.ln_x, &p.r_k, head_size, &t.heads, &mut t.y);
+    o.tails(b, i, &mut t.x, &mut t.y); // the last layer goes on with what is wanted
     o.project(b, &mut [Product { w: &p.o, x: &t.y, act: Add, y: &mut t.x }]);
 
     // Channel mixing: x += V relu(K xk)²
