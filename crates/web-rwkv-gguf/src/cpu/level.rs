@@ -360,9 +360,12 @@ mod x86 {
         functions! {
             // Into all lanes: into one, it would wait for what was in the others.
             fn f16(x: [u8; 2]) -> f32 = _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))));
-            fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) = {
-                let [a, b, c, d, e, f, g, h] = x.map(i16::from_le_bytes);
-                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)));
+            fn f16s(x: [[u8; 4]; 8], y: &mut [f32; 8]) = {
+                // By fours, which need a load alone: two bytes would wait for what was in the register.
+                let [a, b, c, d, e, f, g, h] = x.map(|x| _mm_cvtsi32_si128(i32::from_le_bytes(x)));
+                let [ab, cd, ef, gh] = [[a, b], [c, d], [e, f], [g, h]].map(|[a, b]| _mm_unpacklo_epi16(a, b));
+                let x = _mm_unpacklo_epi64(_mm_unpacklo_epi32(ab, cd), _mm_unpacklo_epi32(ef, gh));
+                _mm256_storeu_ps(y.as_mut_ptr(), _mm256_cvtph_ps(x));
             };
             fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]) = {
                 let x = _mm_cvtsi64_si128(i64::from_le_bytes(x.map(|x| x as u8)));

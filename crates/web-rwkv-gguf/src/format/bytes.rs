@@ -9,9 +9,10 @@ use super::{beside, q4_k::Factors};
 pub(crate) trait Bytes: Copy {
     /// The f16 number in two little-endian bytes.
     unsafe fn f16(x: [u8; 2]) -> f32;
+    /// Those that four bytes each begin with.
     #[inline(always)]
-    unsafe fn f16s(x: [[u8; 2]; 8], y: &mut [f32; 8]) {
-        *y = x.map(super::f16);
+    unsafe fn f16s(x: [[u8; 4]; 8], y: &mut [f32; 8]) {
+        *y = x.map(|[a, b, ..]| super::f16([a, b]));
     }
     /// `y = x · by`, which is an f16 number.
     unsafe fn scaled(x: [i8; 8], by: [u8; 2], y: &mut [f32; 8]);

@@ -29,11 +29,6 @@ impl Small for Iq4Nl {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, q) = fit::scaled::<Table>(fit::block(x), fit::block(weight));
         Self { d, qs: nibbles(&q.map(Table::index)) }

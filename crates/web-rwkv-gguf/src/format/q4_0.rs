@@ -29,11 +29,6 @@ impl Small for Q4_0 {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, q) = fit::scaled::<Whole<-8, 7>>(fit::block(x), fit::block(weight));
         Self { d, qs: nibbles(&q.map(|q| (q + 8.0) as u8)) }

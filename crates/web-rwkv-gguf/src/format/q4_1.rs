@@ -28,16 +28,6 @@ impl Small for Q4_1 {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
-    fn offset(&self) -> [u8; 2] {
-        self.m
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, m, q) = fit::offset(fit::block(x), fit::block(weight), 15.0);
         Self { d, m, qs: nibbles(&q.map(|q| q as u8)) }

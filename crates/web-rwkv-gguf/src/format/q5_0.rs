@@ -30,11 +30,6 @@ impl Small for Q5_0 {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, q) = fit::scaled::<Whole<-16, 15>>(fit::block(x), fit::block(weight));
         let q = q.map(|q| (q + 16.0) as u8);

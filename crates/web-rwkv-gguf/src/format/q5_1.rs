@@ -29,16 +29,6 @@ impl Small for Q5_1 {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
-    fn offset(&self) -> [u8; 2] {
-        self.m
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, m, q) = fit::offset(fit::block(x), fit::block(weight), 31.0);
         let q = q.map(|q| q as u8);

@@ -28,11 +28,6 @@ impl Small for Q8_0 {
     }
 
     #[inline(always)]
-    fn scale(&self) -> [u8; 2] {
-        self.d
-    }
-
-    #[inline(always)]
     fn pack(x: &[f32], weight: &[f32]) -> Self {
         let (d, q) = fit::scaled::<Whole<-127, 127>>(fit::block(x), fit::block(weight));
         Self { d, qs: q.map(|q| q as i8 as u8) }

@@ -1,10 +1,11 @@
 //! Blocks of 32 values, which are so small that several are taken apart at once.
 
-use std::array;
+use std::{array, ptr};
 
 use super::{Bytes, Quant};
 
-/// 32 codes with a scale, and perhaps an offset, for all of them. See [`Quant`], here and below.
+/// 32 codes with a scale, and perhaps an offset, for all of them: f16 numbers, with which the block begins. See [`Quant`], here
+/// and below.
 pub(crate) trait Small: Copy + 'static {
     const LARGEST: usize;
     const MIDDLE: u8 = 0;
@@ -13,12 +14,6 @@ pub(crate) trait Small: Copy + 'static {
     /// # Safety
     /// As [`Bytes`].
     unsafe fn biased<B: Bytes>(&self) -> B;
-    /// An f16 number.
-    fn scale(&self) -> [u8; 2];
-    /// An f16 number.
-    fn offset(&self) -> [u8; 2] {
-        [0; 2]
-    }
     fn pack(x: &[f32], weight: &[f32]) -> Self;
 }
 
@@ -46,9 +41,9 @@ impl<S: Small, const N: usize> Quant for Blocks<S, N> {
     unsafe fn factors<B: Bytes>(&self, scale: &mut [f32], offset: &mut [f32]) {
         // SAFETY: the caller has the instructions.
         unsafe {
-            halves::<B, N>(self.0.each_ref().map(S::scale), scale);
+            self.halves::<B>(0, scale);
             if S::OFFSETS {
-                halves::<B, N>(self.0.each_ref().map(S::offset), offset);
+                self.halves::<B>(2, offset);
             } else {
                 offset[..N].fill(0.0);
             }
@@ -61,15 +56,22 @@ impl<S: Small, const N: usize> Quant for Blocks<S, N> {
     }
 }
 
-/// # Safety
-/// As [`Bytes`].
-#[inline(always)]
-unsafe fn halves<B: Bytes, const N: usize>(x: [[u8; 2]; N], y: &mut [f32]) {
-    let (x, rest) = x.as_chunks();
-    let (y, last) = y[..N].as_chunks_mut();
-    // SAFETY: the caller's promise is handed on.
-    unsafe {
-        x.iter().zip(y).for_each(|(x, y)| B::f16s(*x, y));
-        rest.iter().zip(last).for_each(|(x, y)| *y = B::f16(*x));
+impl<S: Small, const N: usize> Blocks<S, N> {
+    /// The f16 numbers that stand `at` bytes from the beginning of each block.
+    ///
+    /// # Safety
+    /// As [`Bytes`], and four bytes stand there.
+    #[inline(always)]
+    unsafe fn halves<B: Bytes>(&self, at: usize, y: &mut [f32]) {
+        // SAFETY: the caller's promise is handed on.
+        let x: [[u8; 4]; N] =
+            self.0.each_ref().map(|block| unsafe { *ptr::from_ref(block).byte_add(at).cast() });
+        let (x, rest) = x.as_chunks();
+        let (y, last) = y[..N].as_chunks_mut();
+        // SAFETY: as above.
+        unsafe {
+            x.iter().zip(y).for_each(|(x, y)| B::f16s(*x, y));
+            rest.iter().zip(last).for_each(|(x, y)| *y = B::f16([x[0], x[1]]));
+        }
     }
 }
