@@ -46,9 +46,10 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
             for b in 0..blocks {
                 let mut own = [[0.0; 16]; T];
                 for (own, x) in own.iter_mut().zip(&x) {
-                    let sums = x.sums[b * groups..].iter().zip(&x.lost[b * groups..]);
-                    for (own, (sum, lost)) in own.iter_mut().zip(sums).take(groups) {
-                        *own = middle * lost - bias * sum;
+                    for g in (0..groups).step_by(ROWS) {
+                        let [sum, lost] = [x.sums, x.lost].map(|x| V::load(x.as_ptr().add(b * groups + g)));
+                        let sum = V::mul(sum, V::splat(-bias));
+                        V::store(own.as_mut_ptr().add(g), V::fma(lost, V::splat(middle), sum));
                     }
                 }
                 for r in 0..R {
