@@ -343,13 +343,14 @@ impl Kernels {
         // Threads of a part lie in one subgroup; a part is of whole vectors of four.
         let threads = |parts: usize| head_size / columns * parts;
         let fits = |parts: &usize| {
-            // One token alone waits for sums.
-            let most = self.lanes.min(if block == 1 { 4 } else { 8 });
+            // Few tokens wait for sums.
+            let most = self.lanes.min(if block <= 4 { 4 } else { 8 });
             head_size.is_multiple_of(4 * parts) && *parts <= most && threads(*parts) <= THREADS
         };
         let parts = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
         let threads = threads(parts);
-        let team = [8, 4, 2].into_iter().find(|team| threads.is_multiple_of(*team)).unwrap_or(1);
+        let fits = |team: &usize| *team <= self.lanes && threads.is_multiple_of(*team);
+        let team = [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
         constants.extend([("N", head_size), ("PARTS", parts), ("TEAM", team)]);
         // Up to nine floats for each channel of each token of a block are in the workgroup's memory.
         let room = self.room() / (9 * 4 * head_size);
