@@ -32,6 +32,19 @@ impl Gpu {
     fn keeps_halves(&self, kind: Kind) -> bool {
         kind == Kind::Input && self.info.tier >= Tier::Subgroup
     }
+
+    /// Tokens that activations have room for.
+    fn whole_tiles(&self, acts: &Acts) -> usize {
+        if self.is_tiled(acts) { acts.tokens.next_multiple_of(16) } else { acts.tokens }
+    }
+
+    /// Where a value stands, from the first.
+    fn value_at(&self, acts: &Acts, token: usize, column: usize) -> usize {
+        match self.is_tiled(acts) {
+            true => token / 16 * 16 * acts.padded + column / 16 * 256 + token % 16 * 16 + column % 16,
+            false => token * acts.padded + column,
+        }
+    }
 }
 
 impl Peek for Gpu {
@@ -42,30 +55,30 @@ impl Peek for Gpu {
         }
         let size = if self.keeps_halves(acts.kind) { 2 } else { 4 };
         let buffer = &b.memory.acts[acts.kind as usize].buffer;
-        let (from, len) = (size * u64::from(self.place(b, acts)), size * (acts.tokens * acts.padded) as u64);
+        let (from, tokens) = (size * u64::from(self.place(b, acts)), self.whole_tiles(acts));
+        let len = size * (tokens * acts.padded) as u64;
         let data = self.context.read(buffer, from, len).unwrap();
         let data: &[u8] = bytemuck::cast_slice(&data);
         let values: Vec<f32> = match size {
             2 => data.as_chunks().0.iter().map(|b| format::f16(*b)).collect(),
             _ => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         };
-        values.chunks_exact(acts.padded).flat_map(|row| &row[..acts.width]).copied().collect()
+        let columns = |t| (0..acts.width).map(move |c| (t, c));
+        (0..acts.tokens).flat_map(columns).map(|(t, c)| values[self.value_at(acts, t, c)]).collect()
     }
 
     fn poke(&self, b: &mut Batch<'_>, acts: &mut Acts, values: &[f32]) {
         self.flush(b);
-        let place = self.place(b, acts) as usize;
+        let mut all = vec![0.0; self.whole_tiles(acts) * acts.padded];
         for (t, row) in values.chunks_exact(acts.width.max(1)).enumerate() {
-            let at = (place + t * acts.padded) as u64;
-            let buffer = &b.memory.acts[acts.kind as usize].buffer;
-            let mut row = row.to_vec();
-            row.resize(acts.padded, 0.0);
-            if self.keeps_halves(acts.kind) {
-                let data: Vec<u8> = row.iter().flat_map(|x| format::to_f16(*x)).collect();
-                self.context.queue.write_buffer(buffer, 2 * at, &data);
-            } else {
-                self.context.queue.write_buffer(buffer, 4 * at, bytemuck::cast_slice(&row));
-            }
+            row.iter().enumerate().for_each(|(c, x)| all[self.value_at(acts, t, c)] = *x);
+        }
+        let (at, buffer) = (u64::from(self.place(b, acts)), &b.memory.acts[acts.kind as usize].buffer);
+        if self.keeps_halves(acts.kind) {
+            let data: Vec<u8> = all.iter().flat_map(|x| format::to_f16(*x)).collect();
+            self.context.queue.write_buffer(buffer, 2 * at, &data);
+        } else {
+            self.context.queue.write_buffer(buffer, 4 * at, bytemuck::cast_slice(&all));
         }
     }
 }

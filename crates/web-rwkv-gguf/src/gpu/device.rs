@@ -85,7 +85,7 @@ fn tier(adapter: &wgpu::Adapter) -> Tier {
             && m.ab_type == wgpu::CooperativeScalarType::F16
             && m.cr_type == wgpu::CooperativeScalarType::F32
     };
-    let matrix = has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    let matrix = has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP_BARRIER)
         && adapter.cooperative_matrix_properties().iter().any(f16);
     match (subgroups, matrix && fixed) {
         (true, true) => Tier::Matrix,

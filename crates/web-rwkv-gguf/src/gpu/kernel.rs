@@ -42,7 +42,8 @@ pub(super) enum Kernel {
     /// Products for many tokens.
     Many {
         layouts: Vec<Layout>,
-        tile: Tile,
+        /// Those of a tile.
+        tokens: usize,
     },
     /// What comes after products on matrix units whose columns are shared out, so many rows at a time.
     FinishParts {
@@ -92,15 +93,6 @@ impl Kernel {
     pub(super) const TAILS_THREADS: usize = 64;
 }
 
-/// How many rows and tokens a workgroup takes, if the kernel leaves it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Tile {
-    Large,
-    /// Of 80 or 96 tokens.
-    Between(usize),
-    Medium,
-}
-
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |layouts: &[Layout]| layouts.iter().map(|l| l.name()).collect::<Vec<_>>().join("+");
@@ -110,7 +102,7 @@ impl fmt::Display for Kernel {
             Self::Shift { splits, .. } => write!(f, "shift after {splits} parts"),
             Self::NormRows { .. } => f.write_str("norm_rows"),
             Self::Few { layouts, tokens, .. } => write!(f, "project {} for {tokens}", names(layouts)),
-            Self::Many { layouts, tile } => write!(f, "project {} in {tile:?} tiles", names(layouts)),
+            Self::Many { layouts, tokens } => write!(f, "project {} in tiles of {tokens}", names(layouts)),
             Self::FinishParts { splits, .. } => write!(f, "finish {splits} parts"),
             Self::Wkv7 { head_size, block, split, .. } => {
                 write!(f, "wkv7 of {head_size} by {block}, in {split}")
@@ -144,33 +136,26 @@ const PROCESSORS: usize = 132;
 /// Shares of the columns of products on matrix units.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
 
-/// Rows and tokens of a workgroup of `project_matrix`, the subgroups that share it, and how long such workgroups take for a
-/// chunk, in units of 10 ns, if one, two, … share a multiprocessor.
-struct MatrixTile {
-    rows: usize,
+/// Tokens of a workgroup of `project_matrix`, subgroups side by side, and how long such workgroups take for a chunk, in units
+/// of 10 ns, if one, two, … share a multiprocessor: as measured on an H100, see docs/kernels.md.
+pub(super) struct Tile {
     tokens: usize,
-    down: usize,
     across: usize,
     times: &'static [usize],
 }
 
 impl Tile {
-    /// Rows of any tile of `project_matrix`, and tokens of the largest.
+    /// Rows of any tile, subgroups of 32 threads that share it, and tokens at most.
     pub(super) const ROWS: usize = 128;
+    const SUBGROUPS: usize = 4;
     pub(super) const TOKENS: usize = 128;
-
-    /// As measured on an H100: see docs/kernels.md.
-    fn matrix(self) -> MatrixTile {
-        let rows = Self::ROWS;
-        match self {
-            Self::Large => MatrixTile { rows, tokens: Self::TOKENS, down: 2, across: 2, times: &[97, 119] },
-            Self::Between(tokens) => {
-                let times = if tokens > 80 { &[85, 103] } else { &[79, 95] };
-                MatrixTile { rows, tokens, down: 4, across: 1, times }
-            }
-            Self::Medium => MatrixTile { rows, tokens: 64, down: 4, across: 1, times: &[72, 86, 105] },
-        }
-    }
+    const ALL: [Self; 5] = [
+        Self { tokens: 64, across: 1, times: &[60, 74, 91] },
+        Self { tokens: 80, across: 1, times: &[80, 83] },
+        Self { tokens: 96, across: 1, times: &[81, 88] },
+        Self { tokens: 112, across: 1, times: &[84, 101] },
+        Self { tokens: Self::TOKENS, across: 2, times: &[91, 112] },
+    ];
 }
 
 /// Threads of a workgroup of `project_few`, those that share rows, how many rows, and the units that are fetched ahead;
@@ -236,42 +221,36 @@ impl Kernels {
         })
     }
 
-    /// The tile, and the shares of the columns, that keep the device busy with products of so many rows, each by itself,
-    /// columns and tokens, if there is room for so many sums of parts.
+    /// The tokens of a tile, and the shares of the columns, that keep the device busy with products of so many rows, each by
+    /// itself, columns and tokens, if there is room for so many sums of parts.
     pub(super) fn tile_for(
         &self,
         rows: &[usize],
         columns: usize,
         tokens: usize,
         room: usize,
-    ) -> (Tile, usize) {
+    ) -> (usize, usize) {
         if self.tier != Tier::Matrix {
-            return (Tile::Medium, 1);
+            return (TILE.1, 1);
         }
         let chunks = columns.div_ceil(CHUNK);
-        let tiles = |tile: Tile| {
-            let MatrixTile { rows: r, tokens: t, .. } = tile.matrix();
-            rows.iter().map(|n| n.div_ceil(r)).sum::<usize>() * tokens.div_ceil(t)
+        let tiles = |tile: &Tile| {
+            rows.iter().map(|n| n.div_ceil(Tile::ROWS)).sum::<usize>() * tokens.div_ceil(tile.tokens)
         };
-        let time = |&(tile, splits): &(Tile, usize)| {
-            let MatrixTile { times, tokens, .. } = tile.matrix();
-            let groups = tiles(tile) * splits;
+        let time = |&(tile, splits): &(&Tile, usize)| {
+            let (groups, times) = (tiles(tile) * splits, tile.times);
             let (rounds, rest) = (groups / (PROCESSORS * times.len()), groups % (PROCESSORS * times.len()));
             let last = rest.div_ceil(PROCESSORS).checked_sub(1).map_or(0, |i| times[i]);
             // To store and add a part of a tile takes time too.
-            let adding = groups * (2 + tokens / 64);
+            let adding = groups * (2 + tile.tokens / 64);
             (rounds * times[times.len() - 1] + last) * chunks.div_ceil(splits) + adding
         };
-        let has_room = |&(tile, splits): &(Tile, usize)| {
-            let MatrixTile { rows, tokens, .. } = tile.matrix();
-            splits == 1 || tiles(tile) * rows * tokens * splits <= room
+        let has_room = |&(tile, splits): &(&Tile, usize)| {
+            splits == 1 || tiles(tile) * Tile::ROWS * tile.tokens * splits <= room
         };
-        // As few tiles as there can be may have fewer tokens; 112 are no quicker than 128.
-        let between = tokens.div_ceil(tokens.div_ceil(Tile::TOKENS)).next_multiple_of(16);
-        let between = [80, 96].contains(&between).then_some(Tile::Between(between));
-        let sizes = [Tile::Large, Tile::Medium].into_iter().chain(between);
-        let all = sizes.flat_map(|tile| SPLITS.map(|s| (tile, s)));
-        all.filter(has_room).min_by_key(time).expect("there are tiles")
+        let all = Tile::ALL.iter().flat_map(|tile| SPLITS.map(|s| (tile, s)));
+        let (tile, splits) = all.filter(has_room).min_by_key(time).expect("there are tiles");
+        (tile.tokens, splits)
     }
 
     /// Whether a kernel leaves what is to be done with sums to `finish_parts`.
@@ -294,9 +273,7 @@ impl Kernels {
     pub(super) fn tile(&self, kernel: &Kernel) -> (usize, usize) {
         match kernel {
             Kernel::Few { tokens, .. } => (1, *tokens),
-            Kernel::Many { tile, .. } if self.tier == Tier::Matrix => {
-                (tile.matrix().rows, tile.matrix().tokens)
-            }
+            Kernel::Many { tokens, .. } if self.tier == Tier::Matrix => (Tile::ROWS, *tokens),
             Kernel::FinishParts { .. } => (Tile::ROWS, FINISHED),
             Kernel::Wkv7Norm { .. } => (THREADS / self.norm_team(), 1),
             _ => TILE,
@@ -499,15 +476,21 @@ impl Kernels {
                 choice = ("rows", "t: Thread, job: Job, first: u32, token: u32", "Sums");
                 "project_few"
             }
-            Kernel::Many { layouts: of, tile } if self.tier == Tier::Matrix => {
+            Kernel::Many { layouts: of, tokens } if self.tier == Tier::Matrix => {
                 layouts = of.clone();
-                let MatrixTile { rows, tokens, down, across, .. } = tile.matrix();
+                let tile = Tile::ALL.iter().find(|tile| tile.tokens == *tokens).expect("one of them");
                 // A thread fetches at least one row.
-                let down = (down * 32 / self.lanes.max(32)).max(1);
-                threads = self.lanes * down * across;
-                constants.extend([("ROWS", rows), ("TOKENS", tokens), ("DOWN", down), ("ACROSS", across)]);
+                let down = (Tile::SUBGROUPS / tile.across * 32 / self.lanes.max(32)).max(1);
+                threads = self.lanes * down * tile.across;
+                constants.extend([("ROWS", Tile::ROWS), ("TOKENS", *tokens), ("DOWN", down)]);
+                constants.extend([("ACROSS", tile.across), ("LANES", self.lanes)]);
                 parts.extend([thread, job, include_str!("kernels/project_matrix.wgsl")]);
-                each = include_str!("kernels/part/matrix_rows.wgsl");
+                let (stride, turns);
+                (each, stride, turns) = match tile.across {
+                    1 => (include_str!("kernels/part/matrix_rows_own.wgsl"), 6, 2),
+                    _ => (include_str!("kernels/part/matrix_rows.wgsl"), 10, 1),
+                };
+                constants.extend([("W_STRIDE", stride), ("TURNS", turns)]);
                 let parameters =
                     "t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32";
                 choice = ("product", parameters, "");

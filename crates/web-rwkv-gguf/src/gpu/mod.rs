@@ -50,7 +50,7 @@ use cache::Cache;
 use chain::Chain;
 use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
-use products::{ADD, DECAY, GATE, JOBS, Job, LERP, PARTS, RESIDUAL, Unfinished};
+use products::{ADD, DECAY, FEW, GATE, JOBS, Job, LERP, PARTS, RESIDUAL, Unfinished};
 use profile::Profile;
 use upload::Upload;
 
@@ -67,6 +67,8 @@ const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// Words of a sequence in the table, and of a choice.
 const SEQUENCE: u32 = 3;
 const CHOICE: u32 = 6;
+/// Told with the width of inputs that stand in tiles.
+const TILES: u32 = 1 << 31;
 /// From so many tokens a sequence on wkv7 runs on matrix units.
 const LONG: usize = 24;
 /// Heads of long sequences up to which two workgroups share one.
@@ -293,7 +295,7 @@ impl Gpu {
                 | wgpu::Features::MEMORY_DECORATION_VOLATILE);
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         if tier == Tier::Matrix {
-            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP_BARRIER;
             // SAFETY: what is experimental is used by kernels of ours alone, which are tested.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
@@ -612,6 +614,21 @@ impl Gpu {
             Some(before) if acts.kind == Kind::Stream && acts.before == before => self.other_place(b),
             _ => (acts.before * arena.rows) as u32,
         }
+    }
+
+    /// Whether inputs stand in tiles of 16 × 16, as matrix units take them.
+    fn is_tiled(&self, acts: &Acts) -> bool {
+        self.info.tier == Tier::Matrix && acts.kind == Kind::Input && acts.tokens > FEW
+    }
+
+    /// From token to token of activations, as kernels are told.
+    fn pitch(&self, acts: &Acts) -> u32 {
+        acts.padded as u32 | if self.is_tiled(acts) { TILES } else { 0 }
+    }
+
+    /// Where a column begins, a multiple of 16 in tiles.
+    fn column(&self, b: &Batch<'_>, acts: &Acts, column: u32) -> u32 {
+        self.place(b, acts) + column * if self.is_tiled(acts) { 16 } else { 1 }
     }
 
     /// The other place of activations that sums are added to, behind the parts.

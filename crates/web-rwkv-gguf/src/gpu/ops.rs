@@ -25,7 +25,9 @@ impl Ops for Gpu {
         let m = &mut *m;
         m.layouts.insert(layout);
         m.columns = m.columns.max(padded(w.columns));
-        let limit = self.context.binding_limit / stride as u64 * stride as u64;
+        // Matrices are cut where tiles begin.
+        let tile = (16 * stride) as u64;
+        let limit = self.context.binding_limit / tile * tile;
         let mut matrix = Matrix { layout, rows: w.rows, columns: w.columns, pieces: vec![] };
         let mut first = 0;
         while first < w.rows {
@@ -45,8 +47,10 @@ impl Ops for Gpu {
             }
             let buffer = m.weights.len() - 1;
             let to = &mut m.weights[buffer];
-            let rows = ((to.buffer.size() - to.used) / stride as u64).min((w.rows - first) as u64) as usize;
-            let piece = Piece { buffer, at: (to.used / VECTOR as u64) as u32, first, rows };
+            let room = to.buffer.size() - to.used;
+            let rows = if room < left { (room / tile * 16) as usize } else { w.rows - first };
+            let at = (to.used / VECTOR as u64) as u32;
+            let piece = Piece { buffer, at, first, rows };
             to.used += (rows * stride) as u64;
             m.to_come = m.to_come.saturating_sub((rows * stride) as u64);
             let at = u64::from(piece.at) * VECTOR as u64;
@@ -75,13 +79,14 @@ impl Ops for Gpu {
         acts.tokens = tokens;
         let Some(arena) = b.memory.acts.get_mut(acts.kind as usize) else { return Ok(()) };
         let width = self.widths[acts.kind as usize].load(Relaxed);
-        if tokens > arena.rows || width > arena.width {
+        let mut rows = tokens.next_power_of_two();
+        if self.info.tier == Tier::Matrix {
+            rows += Tile::TOKENS; // a tile may be stored whole
+        }
+        if rows > arena.rows || width > arena.width {
             assert!(b.recording.pass.is_none(), "activations are made before operations are recorded");
-            arena.rows = arena.rows.max(tokens.next_power_of_two());
+            arena.rows = arena.rows.max(rows);
             arena.width = width;
-            if self.info.tier == Tier::Matrix {
-                arena.rows = arena.rows.max(Tile::TOKENS); // a tile may be stored whole
-            }
             let mut moved = 0;
             if acts.kind == Kind::Stream {
                 arena.parts = self.room_for_parts(arena.rows);
@@ -346,7 +351,7 @@ impl Ops for Gpu {
             step(&mixes),
             places[0],
             step(&places),
-            y[0].padded as u32,
+            self.pitch(&y[0]),
             self.place(b, h),
         ];
         let (keep, mut splits) = (h.kind == Kind::Stream, 0);
@@ -424,7 +429,7 @@ impl Ops for Gpu {
             norm.bias.0,
             norm.eps.to_bits(),
             self.place(b, y),
-            y.padded as u32,
+            self.pitch(y),
             self.parts(b).0,
         ];
         let heads = t.r.width / head_size;
@@ -483,7 +488,7 @@ impl Ops for Gpu {
             norm.bias.0,
             norm.eps.to_bits(),
             self.place(b, y),
-            y.padded as u32,
+            self.pitch(y),
             y.kind as u32,
         ];
         self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));

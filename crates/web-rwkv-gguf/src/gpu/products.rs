@@ -16,7 +16,7 @@ use super::{
 /// Floats at least that parts of products have room for.
 pub(super) const PARTS: usize = 1 << 23;
 /// Up to so many tokens a product decodes weights in registers instead of tiles.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// From so many tokens on a product of floats is worth a dispatch of its own.
 const MANY: usize = 512;
 /// Products of a dispatch at most, and words of each.
@@ -128,14 +128,14 @@ impl Gpu {
             layout as u32,
             self.place(b, job.x),
             job.x.padded as u32,
-            self.place(b, job.y) + first,
-            job.y.padded as u32,
+            self.column(b, job.y, first),
+            self.pitch(job.y),
             job.y.kind as u32,
             job.act,
             job.bias.map_or(0, |v| v.0 + first),
             job.other.map_or(0, |acts| self.place(b, acts) + first),
             job.other.map_or(0, |acts| acts.padded as u32),
-            job.before.map_or(0, |acts| self.place(b, acts) + first),
+            job.before.map_or(0, |acts| self.column(b, acts, first)),
         ]
     }
 
@@ -167,8 +167,8 @@ impl Gpu {
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
                 let (_, room) = self.parts(b);
-                let (tile, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
-                (Kernel::Many { layouts: layouts.clone(), tile }, splits)
+                let (tokens, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
+                (Kernel::Many { layouts: layouts.clone(), tokens }, splits)
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
             // Sums that nothing is to be done with are stored where they belong, and come first.

@@ -15,14 +15,13 @@ struct Params {
 fn norm_rows(b: Builtins) {
     let t = thread(b);
     let h = normed(t, load_acts(t, p.x + table[p.rows + b.workgroup.x] * WIDTH));
-    let y = p.y + b.workgroup.x * p.y_width;
     for (var k = 0u; k < PER_THREAD; k++) {
         let c = t.index + k * THREADS;
         if c < WIDTH {
             if p.y_kind == 1u {
-                store_input(y + c, h[k]);
+                store_input(input_place(p.y, b.workgroup.x, p.y_width, c), h[k]);
             } else {
-                acts[y + c] = h[k];
+                acts[p.y + b.workgroup.x * p.y_width + c] = h[k];
             }
         }
     }

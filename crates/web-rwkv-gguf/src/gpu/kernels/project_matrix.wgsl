@@ -5,13 +5,14 @@
 
 const DEEP: u32 = ROWS / DOWN / 16u;
 const WIDE: u32 = TOKENS / ACROSS / 16u;
-/// From row to row of a tile, in vectors of four: 2 more than there are, so that rows start in different banks.
-const STRIDE: u32 = 10u;
+/// From row to row of a tile, in vectors of four: 2 more than there are, so that rows start in different banks. W_STRIDE is that
+/// of weights, a chunk of them or half of one.
+const X_STRIDE: u32 = 10u;
 /// Vectors of inputs that a thread fetches.
 const FETCH_X: u32 = (TOKENS * 4u + THREADS - 1u) / THREADS;
 
-var<workgroup> w_tile: array<vec4<f16>, ROWS * STRIDE>;
-var<workgroup> x_tile: array<vec4<f16>, FETCH_X * THREADS / 4u * STRIDE>;
+var<workgroup> w_tile: array<vec4<f16>, ROWS * W_STRIDE>;
+var<workgroup> x_tile: array<vec4<f16>, TURNS * TOKENS * X_STRIDE>;
 
 @compute @workgroup_size(THREADS)
 fn project_matrix(b: Builtins) {
@@ -24,6 +25,19 @@ fn project_matrix(b: Builtins) {
     let among = p.parts + part * p.part + (token - p.token) * p.pitch + (b.workgroup.x - p.kept) * ROWS;
     let keeps = b.workgroup.x >= p.kept;
     product(t, job, first, token, part, select(own, among, keeps), select(job.y_width, p.pitch, keeps));
+}
+
+/// Where vector i of a chunk of inputs is: of 16 tokens there are two tiles, of 32 vectors each, two for a token.
+fn input_at(job: Job, token: u32, i: u32) -> u32 {
+    return (job.x + (token + i / 64u * 16u) * job.x_width) / 8u + i % 64u;
+}
+
+/// Puts it into a row of the workgroup's memory, from `first` on.
+fn put_input(first: u32, i: u32, x: vec4<u32>) {
+    let at = first + X_STRIDE * (i / 64u * 16u + i % 32u / 2u) + 4u * (i / 32u % 2u) + 2u * (i % 2u);
+    let two = halves_in(x);
+    x_tile[at] = two[0];
+    x_tile[at + 1u] = two[1];
 }
 
 fn halves_in(w: vec4<u32>) -> array<vec4<f16>, 2> {

@@ -68,7 +68,7 @@ fn shift(b: Builtins) {
             }
             for (var i = 0u; i < MIXES; i++) {
                 let y = clamp(h + own[k].mix[i] * (before - h), vec4(-LARGEST), vec4(LARGEST));
-                inputs[(p.y + i * p.y_stride + token * p.y_width) / 4u + c] = vec4<Input>(y);
+                inputs[input_place(p.y + i * p.y_stride, token, p.y_width, 4u * c) / 4u] = vec4<Input>(y);
             }
         }
     }

@@ -26,7 +26,8 @@ fn shift_alone(b: Builtins) {
             acts[p.h + token * WIDTH + c] = h;
         }
         for (var i = 0u; i < MIXES; i++) {
-            store_input(p.y + i * p.y_stride + token * p.y_width + c, h + mix[i] * (before - h));
+            let y = input_place(p.y + i * p.y_stride, token, p.y_width, c);
+            store_input(y, h + mix[i] * (before - h));
         }
     }
 }

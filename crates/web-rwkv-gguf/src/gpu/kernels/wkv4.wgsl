@@ -51,7 +51,7 @@ fn wkv4(builtins: Builtins) {
                 let before = exp(top - now);
                 let here = exp(u + k[n] - now);
                 let y = r[n] * (before * a + here * v[n]) / (before * b + here);
-                store_input(p.y + (start + done + n) * p.y_width + c, y);
+                store_input(input_place(p.y, start + done + n, p.y_width, c), y);
                 let next = max(top + w, k[n]);
                 let past = exp(top + w - next);
                 let more = exp(k[n] - next);

@@ -117,7 +117,8 @@ fn wkv6(b: Builtins) {
                 let g = four(p.g + token * p.width + c);
                 y *= g / (1.0 + exp(-g));
             }
-            inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(clamp(y, vec4(-LARGEST), vec4(LARGEST)));
+            let to = input_place(p.y, token, p.y_width, c);
+            inputs[to / 4u] = vec4<Input>(clamp(y, vec4(-LARGEST), vec4(LARGEST)));
         }
     }
     for (var j = 0u; j < J; j++) {

@@ -14,5 +14,16 @@
 
 var<immediate> p: Params;
 
+/// Added to the width of inputs that stand in tiles of 16 tokens by 16 columns, as matrix units take them.
+const TILES: u32 = 0x80000000u;
+
+/// The place of a column of a token's inputs.
+fn input_place(first: u32, token: u32, width: u32, column: u32) -> u32 {
+    if width < TILES {
+        return first + token * width + column;
+    }
+    return first + token / 16u * 16u * (width - TILES) + column / 16u * 256u + token % 16u * 16u + column % 16u;
+}
+
 /// A sequence in the table: slot, start, len.
 const SEQUENCE: u32 = 3u;

@@ -18,14 +18,14 @@ fn finish(job: Job, row: u32, token: u32, sum: Float) {
         }
         case 8u: {
             let h = acts[(job.other + token * job.other_width + row) / FLOATS];
-            let before = input_at(job.before + token * job.y_width + row);
+            let before = input_at(input_place(job.before, token, job.y_width, row));
             y = h + (vectors[(job.bias + row) / FLOATS] + sum) * (before - h);
         }
         default: {}
     }
     switch job.y_kind {
         case 0u: { acts[at / FLOATS] = y; }
-        case 1u: { store_input(at, y); }
+        case 1u: { store_input(input_place(job.y, token, job.y_width, row), y); }
         default: { store_output(at, y); }
     }
 }

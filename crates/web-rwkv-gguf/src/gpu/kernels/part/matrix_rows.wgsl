@@ -15,8 +15,7 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
     }
     var x_at: array<u32, FETCH_X>;
     for (var i = 0u; i < FETCH_X; i++) {
-        let x = token + (t.index + i * THREADS) / 4u;
-        x_at[i] = (job.x + min(x, p.tokens - 1u) * job.x_width) / 8u + t.index % 4u;
+        x_at[i] = input_at(job, token, t.index + i * THREADS);
     }
     var sums: array<array<coop_mat16x16<f32, C>, WIDE>, DEEP>;
     let unit = t.index % UNITS_FORMAT;
@@ -28,22 +27,19 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
         raw[i] = unit_FORMAT(w_at[i], UNITS_FORMAT * min(begin, chunks - 1u) + unit, job.columns);
     }
     for (var i = 0u; i < FETCH_X; i++) {
-        x[i] = inputs[x_at[i] + 4u * min(begin, chunks - 1u)];
+        x[i] = inputs[x_at[i] + 64u * min(begin, chunks - 1u)];
     }
     for (var chunk = begin; chunk < end; chunk++) {
         workgroupBarrier();
         for (var i = 0u; i < FETCH_FORMAT; i++) {
             let w = halves_FORMAT(raw[i], UNITS_FORMAT * chunk + unit);
-            let at = STRIDE * ((t.index + i * THREADS) / UNITS_FORMAT) + 8u / UNITS_FORMAT * unit;
+            let at = W_STRIDE * ((t.index + i * THREADS) / UNITS_FORMAT) + 8u / UNITS_FORMAT * unit;
             for (var k = 0u; k < 8u / UNITS_FORMAT; k++) {
                 w_tile[at + k] = w[k];
             }
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            let two = halves_in(x[i]);
-            let at = STRIDE * ((t.index + i * THREADS) / 4u) + 2u * (t.index % 4u);
-            x_tile[at] = two[0];
-            x_tile[at + 1u] = two[1];
+            put_input(0u, t.index + i * THREADS, x[i]);
         }
         workgroupBarrier();
         let next = min(chunk + 1u, end - 1u);
@@ -51,17 +47,17 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
             raw[i] = refetch_FORMAT(raw[i], w_at[i], UNITS_FORMAT * next + unit, job.columns);
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            x[i] = inputs[x_at[i] + 4u * next];
+            x[i] = inputs[x_at[i] + 64u * next];
         }
         for (var k = 0u; k < depth; k += 4u) {
             var tokens: array<coop_mat16x16<f16, B>, WIDE>;
             for (var i = 0u; i < WIDE; i++) {
-                let at = STRIDE * 16u * (across * WIDE + i) + k;
-                tokens[i] = coopLoad<coop_mat16x16<f16, B>>(&x_tile[at], STRIDE);
+                let at = X_STRIDE * 16u * (across * WIDE + i) + k;
+                tokens[i] = coopLoad<coop_mat16x16<f16, B>>(&x_tile[at], X_STRIDE);
             }
             for (var m = 0u; m < DEEP; m++) {
-                let at = STRIDE * 16u * (down * DEEP + m) + k;
-                let w = coopLoadT<coop_mat16x16<f16, A>>(&w_tile[at], STRIDE);
+                let at = W_STRIDE * 16u * (down * DEEP + m) + k;
+                let w = coopLoadT<coop_mat16x16<f16, A>>(&w_tile[at], W_STRIDE);
                 for (var i = 0u; i < WIDE; i++) {
                     sums[m][i] = coopMultiplyAdd(w, tokens[i], sums[m][i]);
                 }

@@ -28,5 +28,5 @@ struct Params {
 fn store(token: u32, c: u32, y: vec4<f32>, stats: vec3<f32>, v: vec4<f32>, g: vec4<f32>) {
     let normed = (y - stats.x) * stats.y * vectors[(p.weight + c) / 4u] + vectors[(p.bias + c) / 4u];
     let x = clamp((normed + stats.z * v) * g, vec4(-LARGEST), vec4(LARGEST));
-    inputs[(p.y + token * p.y_width + c) / 4u] = vec4<Input>(x);
+    inputs[input_place(p.y, token, p.y_width, c) / 4u] = vec4<Input>(x);
 }

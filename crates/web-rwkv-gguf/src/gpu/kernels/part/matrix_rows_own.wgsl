@@ -1,0 +1,93 @@
+// A subgroup decodes half a chunk of its rows at a time, which it alone multiplies, so that the workgroup must meet only once a
+// chunk, for the inputs, which lie in two places in turn. What a subgroup puts into memory it finds there.
+
+/// Whether a unit is a whole chunk; units of half a chunk, or 1 if it is, which lie side by side among threads; and how many
+/// of them a thread fetches at a time.
+const WHOLE_FORMAT: bool = UNITS_FORMAT == 1u;
+const SPAN_FORMAT: u32 = (UNITS_FORMAT + 1u) / 2u;
+const FETCH_FORMAT: u32 = 16u * DEEP * SPAN_FORMAT / LANES;
+
+fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32) {
+    let chunks = job.columns / 32u;
+    let share = (chunks + p.splits - 1u) / p.splits;
+    let begin = part * share;
+    let end = min(begin + share, chunks);
+    let own = t.subgroup * 16u * DEEP;
+    let unit = t.lane % SPAN_FORMAT;
+    var w_at: array<u32, FETCH_FORMAT>;
+    for (var i = 0u; i < FETCH_FORMAT; i++) {
+        let row = first + own + (t.lane + i * LANES) / SPAN_FORMAT;
+        w_at[i] = job.weights + min(row, job.rows - 1u) * job.stride;
+    }
+    var x_at: array<u32, FETCH_X>;
+    for (var i = 0u; i < FETCH_X; i++) {
+        x_at[i] = input_at(job, token, t.index + i * THREADS);
+    }
+    let w_to = W_STRIDE * (own + t.lane / SPAN_FORMAT) + 4u / SPAN_FORMAT * unit;
+    var sums: array<array<coop_mat16x16<f32, C>, WIDE>, DEEP>;
+    // Vectors of a chunk. A loop up to a variable is not written out: the driver does better if that is left to it.
+    let depth = 8u;
+    var raw: array<Unit_FORMAT, FETCH_FORMAT>;
+    var x: array<vec4<u32>, FETCH_X>;
+    for (var i = 0u; i < FETCH_FORMAT; i++) {
+        raw[i] = unit_FORMAT(w_at[i], UNITS_FORMAT * min(begin, chunks - 1u) + unit, job.columns);
+    }
+    for (var i = 0u; i < FETCH_X; i++) {
+        x[i] = inputs[x_at[i] + 64u * min(begin, chunks - 1u)];
+    }
+    var turn = 0u;
+    for (var chunk = begin; chunk < end; chunk++) {
+        for (var i = 0u; i < FETCH_X; i++) {
+            if t.index + i * THREADS < 4u * TOKENS {
+                put_input(turn, t.index + i * THREADS, x[i]);
+            }
+        }
+        workgroupBarrier();
+        var w: array<array<vec4<f16>, 8u / UNITS_FORMAT>, FETCH_FORMAT>;
+        let next = min(chunk + 1u, end - 1u);
+        if WHOLE_FORMAT {
+            for (var i = 0u; i < FETCH_FORMAT; i++) {
+                w[i] = halves_FORMAT(raw[i], chunk);
+                raw[i] = refetch_FORMAT(raw[i], w_at[i], next, job.columns);
+            }
+        }
+        for (var i = 0u; i < FETCH_X; i++) {
+            x[i] = inputs[x_at[i] + 64u * next];
+        }
+        for (var k = 0u; k < depth; k += 4u) {
+            for (var i = 0u; i < FETCH_FORMAT; i++) {
+                if !WHOLE_FORMAT {
+                    w[i] = halves_FORMAT(raw[i], unit);
+                    let after = select(UNITS_FORMAT * chunk + SPAN_FORMAT, UNITS_FORMAT * next, k > 0u);
+                    raw[i] = unit_FORMAT(w_at[i], after + unit, job.columns);
+                }
+                for (var v = 0u; v < 4u / SPAN_FORMAT; v++) {
+                    let last = w[i][v + 8u / UNITS_FORMAT - 4u / SPAN_FORMAT];
+                    w_tile[w_to + W_STRIDE * LANES / SPAN_FORMAT * i + v] = select(w[i][v], last, k > 0u);
+                }
+            }
+            subgroupBarrier();
+            var tokens: array<coop_mat16x16<f16, B>, WIDE>;
+            for (var i = 0u; i < WIDE; i++) {
+                let at = turn + X_STRIDE * 16u * i + k;
+                tokens[i] = coopLoad<coop_mat16x16<f16, B>>(&x_tile[at], X_STRIDE);
+            }
+            for (var m = 0u; m < DEEP; m++) {
+                let at = W_STRIDE * (own + 16u * m);
+                let rows = coopLoadT<coop_mat16x16<f16, A>>(&w_tile[at], W_STRIDE);
+                for (var i = 0u; i < WIDE; i++) {
+                    sums[m][i] = coopMultiplyAdd(rows, tokens[i], sums[m][i]);
+                }
+            }
+            subgroupBarrier();
+        }
+        turn = X_STRIDE * TOKENS - turn;
+    }
+    for (var m = 0u; m < DEEP; m++) {
+        for (var i = 0u; i < WIDE; i++) {
+            let sum = sums[m][i];
+            let at = out + 16u * i * pitch + own + 16u * m;
+            coopStore(sum, &acts[at], pitch);
+        }
+    }
+}
