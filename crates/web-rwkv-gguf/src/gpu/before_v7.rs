@@ -43,7 +43,7 @@ impl Gpu {
         params.extend([t.r, t.k, t.v].map(|acts| self.place(b, acts)));
         params.extend([t.w, t.g].map(|acts| acts.map_or(0, |acts| self.place(b, acts))));
         params.extend([p.w0.0, p.u.0, p.ln_x.weight.0, p.ln_x.bias.0, p.ln_x.eps.to_bits()]);
-        params.extend([self.place(b, y), self.pitch(y)]);
+        params.extend([self.place(b, y), y.pitch()]);
         let groups = (t.r.width / head_size, b.sequences);
         self.dispatch(b, usize::MAX, &kernel, &params, groups);
     }
@@ -61,7 +61,7 @@ impl Gpu {
         let mut params = vec![0, state, slot];
         params.push(width as u32);
         params.extend(rkv.map(|acts| self.place(b, acts)));
-        params.extend([p.u.0, p.w.0, self.place(b, y), self.pitch(y)]);
+        params.extend([p.u.0, p.w.0, self.place(b, y), y.pitch()]);
         let groups = (width.div_ceil(Kernel::WKV4_THREADS), b.sequences);
         self.dispatch(b, usize::MAX, &Kernel::Wkv4, &params, groups);
     }

@@ -35,12 +35,12 @@ impl Gpu {
 
     /// Tokens that activations have room for.
     fn whole_tiles(&self, acts: &Acts) -> usize {
-        if self.is_tiled(acts) { acts.tokens.next_multiple_of(16) } else { acts.tokens }
+        if acts.tiled { acts.tokens.next_multiple_of(16) } else { acts.tokens }
     }
 
     /// Where a value stands, from the first.
     fn value_at(&self, acts: &Acts, token: usize, column: usize) -> usize {
-        match self.is_tiled(acts) {
+        match acts.tiled {
             true => token / 16 * 16 * acts.padded + column / 16 * 256 + token % 16 * 16 + column % 16,
             false => token * acts.padded + column,
         }

@@ -179,11 +179,18 @@ pub(crate) struct Acts {
     width: usize,
     padded: usize,
     tokens: usize,
+    /// Whether they are inputs that stand in tiles of 16 × 16, as matrix units take them.
+    tiled: bool,
 }
 
 impl Acts {
     fn bytes(&self) -> u64 {
         4 * (self.tokens * self.padded) as u64
+    }
+
+    /// From token to token, as kernels are told.
+    fn pitch(&self) -> u32 {
+        self.padded as u32 | if self.tiled { TILES } else { 0 }
     }
 }
 
@@ -616,19 +623,15 @@ impl Gpu {
         }
     }
 
-    /// Whether inputs stand in tiles of 16 × 16, as matrix units take them.
-    fn is_tiled(&self, acts: &Acts) -> bool {
-        self.info.tier == Tier::Matrix && acts.kind == Kind::Input && acts.tokens > FEW
-    }
-
-    /// From token to token of activations, as kernels are told.
-    fn pitch(&self, acts: &Acts) -> u32 {
-        acts.padded as u32 | if self.is_tiled(acts) { TILES } else { 0 }
+    /// Tells how many tokens activations are made of.
+    fn count(&self, acts: &mut Acts, tokens: usize) {
+        acts.tokens = tokens;
+        acts.tiled = self.info.tier == Tier::Matrix && acts.kind == Kind::Input && tokens > FEW;
     }
 
     /// Where a column begins, a multiple of 16 in tiles.
     fn column(&self, b: &Batch<'_>, acts: &Acts, column: u32) -> u32 {
-        self.place(b, acts) + column * if self.is_tiled(acts) { 16 } else { 1 }
+        self.place(b, acts) + column * if acts.tiled { 16 } else { 1 }
     }
 
     /// The other place of activations that sums are added to, behind the parts.

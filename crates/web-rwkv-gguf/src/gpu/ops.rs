@@ -72,11 +72,11 @@ impl Ops for Gpu {
             .get(kind as usize)
             .map_or(0, |all| all.fetch_add(padded.next_multiple_of(4), Relaxed));
         self.widest.get(kind as usize).inspect(|widest| _ = widest.fetch_max(padded, Relaxed));
-        Acts { kind, before, width, padded, tokens: 0 }
+        Acts { kind, before, width, padded, tokens: 0, tiled: false }
     }
 
     fn resize(&self, b: &mut Batch<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
-        acts.tokens = tokens;
+        self.count(acts, tokens);
         let Some(arena) = b.memory.acts.get_mut(acts.kind as usize) else { return Ok(()) };
         let width = self.widths[acts.kind as usize].load(Relaxed);
         let mut rows = tokens.next_power_of_two();
@@ -331,6 +331,7 @@ impl Ops for Gpu {
         h: &mut Acts,
         y: &mut [Acts],
     ) {
+        y.iter_mut().chain([&mut *h]).for_each(|acts| self.count(acts, x.tokens));
         let last = b.states[0].dims()[1] - 1;
         let [state, slot] = Self::state_at(b, layer, if shift == Shift::Att { 0 } else { last });
         let step = |places: &[u32]| places.get(1).map_or(0, |second| second - places[0]);
@@ -351,7 +352,7 @@ impl Ops for Gpu {
             step(&mixes),
             places[0],
             step(&places),
-            self.pitch(&y[0]),
+            y[0].pitch(),
             self.place(b, h),
         ];
         let (keep, mut splits) = (h.kind == Kind::Stream, 0);
@@ -370,11 +371,10 @@ impl Ops for Gpu {
             let across = if b.alone && splits == 0 { x.width.div_ceil(Kernel::THREADS) } else { 1 };
             self.dispatch(b, usize::MAX, &kernel, &params, (x.tokens, across));
         }
-        y.iter_mut().chain([h]).for_each(|acts| acts.tokens = x.tokens);
     }
 
     fn project(&self, b: &mut Batch<'_>, products: &mut [Product<'_, Self>]) {
-        products.iter_mut().for_each(|p| p.y.tokens = p.x.tokens);
+        products.iter_mut().for_each(|p| self.count(p.y, p.x.tokens));
         let jobs: Vec<_> = products.iter().map(|p| Job::new(p.w, p.x, p.y, p.act)).collect();
         self.products(b, &jobs);
     }
@@ -429,7 +429,7 @@ impl Ops for Gpu {
             norm.bias.0,
             norm.eps.to_bits(),
             self.place(b, y),
-            self.pitch(y),
+            y.pitch(),
             self.parts(b).0,
         ];
         let heads = t.r.width / head_size;
@@ -463,8 +463,8 @@ impl Ops for Gpu {
         b.recording.table.extend(head);
         [x.tokens, y.tokens] = [count; 2];
         let rows = b.sequence_of - count as u32;
-        let [x_width, y_width] = [x.padded, y.padded].map(|n| n as u32);
-        let params = [rows, count as u32, self.place(b, x), x_width, self.place(b, y), y_width];
+        // They stay in tiles, however few are left.
+        let params = [rows, count as u32, self.place(b, x), x.pitch(), self.place(b, y), y.pitch()];
         self.dispatch(
             b,
             usize::MAX,
@@ -488,7 +488,7 @@ impl Ops for Gpu {
             norm.bias.0,
             norm.eps.to_bits(),
             self.place(b, y),
-            self.pitch(y),
+            y.pitch(),
             y.kind as u32,
         ];
         self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));

@@ -129,7 +129,7 @@ impl Gpu {
             self.place(b, job.x),
             job.x.padded as u32,
             self.column(b, job.y, first),
-            self.pitch(job.y),
+            job.y.pitch(),
             job.y.kind as u32,
             job.act,
             job.bias.map_or(0, |v| v.0 + first),
@@ -145,6 +145,7 @@ impl Gpu {
         if tokens == 0 || self.link_products(b, jobs) {
             return;
         }
+        let few = tokens <= FEW && jobs.iter().all(|job| !job.x.tiled);
         let mut pieces: Vec<(&Job<'_>, &Piece)> =
             jobs.iter().flat_map(|job| job.w.pieces.iter().map(move |piece| (job, piece))).collect();
         // Matrix units wait for products whose weights take many bytes, or registers, beside others.
@@ -152,7 +153,7 @@ impl Gpu {
             (piece.buffer, tokens >= MANY && self.info.tier == Tier::Matrix && job.w.layout.is_float())
         };
         // Rows of floats take the longest, and begin first.
-        pieces.sort_by_key(|of| (apart(of), (tokens <= FEW).then_some(of.0.w.layout)));
+        pieces.sort_by_key(|of| (apart(of), few.then_some(of.0.w.layout)));
         let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
         for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
@@ -160,7 +161,7 @@ impl Gpu {
             layouts.dedup();
             let columns = together.iter().map(|(job, _)| padded(job.w.columns)).max().unwrap_or(0);
             let aligned = together.iter().all(|(job, piece)| job.is_aligned(piece));
-            let (kernel, splits) = if tokens <= FEW {
+            let (kernel, splits) = if few {
                 let act = if let [(job, _)] = together { Some(job.act) } else { None };
                 let tokens = tokens.next_power_of_two();
                 (Kernel::Few { layouts: layouts.clone(), tokens, columns, act }, 1)
