@@ -136,8 +136,9 @@ const PROCESSORS: usize = 132;
 /// Shares of the columns of products on matrix units.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
 
-/// Tokens of a workgroup of `project_matrix`, subgroups side by side, and how long such workgroups take for a chunk, in units
-/// of 10 ns, if one, two, … share a multiprocessor: as measured on an H100, see docs/kernels.md.
+/// Tokens of a workgroup of `project_matrix`, subgroups side by side (one has its rows to itself), and how long such workgroups
+/// take for a chunk, in units of 10 ns, if one, two, … share a multiprocessor: from what was measured on an H100, see
+/// docs/kernels.md.
 pub(super) struct Tile {
     tokens: usize,
     across: usize,

@@ -1,5 +1,6 @@
 // A subgroup decodes half a chunk of its rows at a time, which it alone multiplies, so that the workgroup must meet only once a
-// chunk, for the inputs, which lie in two places in turn. What a subgroup puts into memory it finds there.
+// chunk, for the inputs, which lie in two places in turn. That a subgroup finds what it has put into memory is what its barrier is
+// for; a driver that minds only registers fails the self-test.
 
 /// Whether a unit is a whole chunk; units of half a chunk, or 1 if it is, which lie side by side among threads; and how many
 /// of them a thread fetches at a time.
