@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How far ahead weights are asked for.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// A number of each of eight rows for each group of a block.
 type Factors = [[f32; ROWS]; 16];
