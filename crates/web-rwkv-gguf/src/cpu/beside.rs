@@ -1,6 +1,6 @@
 //! Products with weights of which eight rows stand side by side: lanes lie along the rows, and no sum goes across them.
 
-use std::hint;
+use std::{hint, marker::PhantomData};
 
 use crate::format::{
     Bytes,
@@ -10,8 +10,8 @@ use crate::format::{
 use super::{
     across::Packed,
     dot::{eight_parts, prefetch},
-    level::{Kernel, Vector},
-    rounded::{Quads, SHARED, Token},
+    level::{Kernel, Lanes, Vector},
+    rounded::{Integers, SHARED, Token},
 };
 
 /// How far ahead weights are asked for.
@@ -32,24 +32,32 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
     type Output = [[[f32; ROWS]; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
+        // SAFETY: this runs inside `dispatch`.
+        unsafe { self.sums::<V, V::Eight>() }
+    }
+}
+
+impl<Q: Beside, const R: usize, const T: usize> Few<'_, Q, R, T> {
+    #[inline(always)]
+    unsafe fn sums<V: Vector<Eight = E>, E: Vector>(self) -> [[[f32; ROWS]; R]; T] {
         let Self { eights, x } = self;
         let (blocks, groups) = (eights[0].len(), Q::LEN / Q::GROUP);
         const { assert!(Q::LEN == 8 * SHARED) };
-        assert!(V::LANES == ROWS && eights.iter().all(|rows| rows.len() == blocks));
+        assert!(E::LANES == ROWS && eights.iter().all(|rows| rows.len() == blocks));
         assert!(x.iter().all(|x| x.has(blocks * Q::LEN, Q::GROUP)));
         let (bias, middle) = (f32::from(Q::BIAS), f32::from(Q::BIAS + Q::MIDDLE));
         let mut sums = [[[0.0; ROWS]; R]; T];
-        // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
+        // SAFETY: the caller's promise is handed on; rows have as many blocks, activations as many values and groups.
         unsafe {
-            let mut acc = [[V::splat(0.0); T]; R];
+            let mut acc = [[E::splat(0.0); T]; R];
             let (mut scale, mut offset): (Factors, Factors) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
             for b in 0..blocks {
                 let mut own = [[0.0; 16]; T];
                 for (own, x) in own.iter_mut().zip(&x) {
                     for g in (0..groups).step_by(ROWS) {
-                        let [sum, lost] = [x.sums, x.lost].map(|x| V::load(x.as_ptr().add(b * groups + g)));
-                        let sum = V::mul(sum, V::splat(-bias));
-                        V::store(own.as_mut_ptr().add(g), V::fma(lost, V::splat(middle), sum));
+                        let [sum, lost] = [x.sums, x.lost].map(|x| E::load(x.as_ptr().add(b * groups + g)));
+                        let sum = E::mul(sum, E::splat(-bias));
+                        E::store(own.as_mut_ptr().add(g), E::fma(lost, E::splat(middle), sum));
                     }
                 }
                 for r in 0..R {
@@ -62,7 +70,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
                             let next = eight.wrapping_add(AHEAD + $i * size_of::<Q>());
                             prefetch::<V>(next, size_of::<Q>());
                             for half in 0..SHARED / Q::GROUP {
-                                let mut sums = [V::zero(); T];
+                                let mut sums = [E::zero(); T];
                                 let words = Q::GROUP / 4;
                                 for w in half * words..(half + 1) * words {
                                     let codes = Q::biased_beside::<V::Bytes>(eight, $i, w);
@@ -73,12 +81,12 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
                                 }
                                 let g = $i * (SHARED / Q::GROUP) + half;
                                 for t in 0..T {
-                                    let x_scale = V::splat(*x[t].scale.as_ptr().add(b * groups + g));
-                                    let sum = V::fma(V::to_float(sums[t]), x_scale, V::splat(own[t][g]));
-                                    acc[r][t] = V::fma(sum, V::load(scale[g].as_ptr()), acc[r][t]);
+                                    let x_scale = E::splat(*x[t].scale.as_ptr().add(b * groups + g));
+                                    let sum = E::fma(E::to_float(sums[t]), x_scale, E::splat(own[t][g]));
+                                    acc[r][t] = E::fma(sum, E::load(scale[g].as_ptr()), acc[r][t]);
                                     if Q::OFFSETS {
-                                        let x_sum = V::splat(*x[t].sums.as_ptr().add(b * groups + g));
-                                        acc[r][t] = V::fma(V::load(offset[g].as_ptr()), x_sum, acc[r][t]);
+                                        let x_sum = E::splat(*x[t].sums.as_ptr().add(b * groups + g));
+                                        acc[r][t] = E::fma(E::load(offset[g].as_ptr()), x_sum, acc[r][t]);
                                     }
                                 }
                             }
@@ -89,7 +97,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
             }
             for t in 0..T {
                 for r in 0..R {
-                    V::store(sums[t][r].as_mut_ptr(), acc[r][t]);
+                    E::store(sums[t][r].as_mut_ptr(), acc[r][t]);
                 }
             }
         }
@@ -135,44 +143,58 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
     }
 }
 
-/// Packs blocks of eight rows as number `register` of `packed`, in bytes.
-pub(super) struct Pack<'a, Q> {
+/// Packs blocks of eight rows in number `register` of `packed`, from lane `lane` on.
+pub(super) struct Pack<'a, Q, I> {
     pub(super) blocks: &'a [[Q; ROWS]],
     pub(super) packed: &'a mut Packed,
     pub(super) register: usize,
+    pub(super) lane: usize,
+    pub(super) integers: PhantomData<I>,
 }
 
-impl<Q: Beside> Kernel for Pack<'_, Q> {
+impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { blocks, packed, register } = self;
-        assert!(V::LANES == ROWS);
-        let groups = Q::LEN / Q::GROUP;
-        let (codes, scales, offsets) = packed.register::<Quads>(register, ROWS);
-        let codes = codes.as_chunks_mut::<8>().0.chunks_exact_mut(Q::LEN / 4);
-        let scales = scales.as_chunks_mut::<ROWS>().0.chunks_exact_mut(groups);
-        let factors = scales.zip(offsets.as_chunks_mut::<ROWS>().0.chunks_exact_mut(groups));
+        let Self { blocks, packed, register, lane, .. } = self;
+        assert!(V::Eight::LANES == ROWS && lane + ROWS <= V::LANES);
+        let (groups, words) = (Q::LEN / Q::GROUP, 4 / I::PER);
+        let (codes, scales, offsets) = packed.register::<I>(register, V::LANES);
+        let codes = codes.chunks_exact_mut(words * Q::LEN / 4 * V::LANES);
+        let factors =
+            scales.chunks_exact_mut(groups * V::LANES).zip(offsets.chunks_exact_mut(groups * V::LANES));
         let (mut scale, mut offset): (Factors, Factors) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
         for ((block, codes), (scales, offsets)) in blocks.iter().zip(codes).zip(factors) {
             let eight: *const u8 = block.as_ptr().cast();
             // SAFETY: this runs inside `dispatch`, here and below.
             unsafe { Q::factors_beside::<V::Bytes>(eight, &mut scale, &mut offset) };
-            for g in 0..groups {
-                scales[g] = scale[g];
+            let factors = scales.chunks_exact_mut(V::LANES).zip(offsets.chunks_exact_mut(V::LANES));
+            for (g, (scales, offsets)) in factors.enumerate() {
                 for r in 0..ROWS {
-                    offsets[g][r] = offset[g][r] + f32::from(Q::MIDDLE) * scale[g][r];
+                    scales[lane + r] = scale[g][r];
+                    offsets[lane + r] = offset[g][r] + f32::from(Q::MIDDLE) * scale[g][r];
                 }
             }
-            for (n, to) in codes.iter_mut().enumerate() {
-                // SAFETY: as above, and the lanes have as many bytes.
+            for (n, to) in codes.chunks_exact_mut(words * V::LANES).enumerate() {
+                let mut four = [0; 4 * ROWS];
+                // SAFETY: as above, and each word has a lane for each row.
                 unsafe {
                     let codes = Q::biased_beside::<V::Bytes>(eight, n / 8, n % 8);
-                    codes.less(Q::BIAS + Q::MIDDLE).store(&mut *to.as_mut_ptr().cast());
+                    codes.less(Q::BIAS + Q::MIDDLE).store(&mut four);
+                    let four: *const i8 = four.as_ptr().cast();
+                    if I::PER == 4 {
+                        V::Eight::store_ints(to.as_mut_ptr().add(lane), V::Eight::load_ints(four.cast()));
+                    } else {
+                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(V::Eight::widen_quads(four)) {
+                            V::Eight::store_ints(to.as_mut_ptr().add(lane), pairs);
+                        }
+                    }
                 }
             }
         }
-        // SAFETY: as above.
-        unsafe { packed.sum_up::<V, Quads>(register) };
+        if lane + ROWS == V::LANES {
+            // SAFETY: as above.
+            unsafe { packed.sum_up::<V, I>(register) };
+        }
     }
 }

@@ -4,7 +4,11 @@
 use std::array::from_fn;
 
 use crate::{
-    format::{self, Format, Quant, beside::with_beside, with_quant},
+    format::{
+        self, Format, Quant,
+        beside::{ROWS as EIGHT, with_beside},
+        with_quant,
+    },
     ops::Act,
 };
 
@@ -67,13 +71,14 @@ impl Kernel for Panel<'_> {
         unsafe {
             for k in (0..columns).step_by(DEPTH) {
                 let depth = DEPTH.min(columns - k);
-                for r in (0..rows).step_by(V::LANES) {
+                for r in (0..rows).step_by(if w.data.is_beside() { EIGHT } else { V::LANES }) {
                     let to = &mut panel[r / width * width * DEPTH + r % width..];
                     if w.data.is_beside() {
                         let eight = w.part(at + r, k, depth);
                         prefetch::<V>(eight.as_ptr().wrapping_add(AHEAD * w.row_bytes()), eight.len());
                         with_beside!(w.format, Q => {
-                            V::call(beside::Decode { blocks: format::beside::cast::<Q>(eight), y: to, width })
+                            let blocks = format::beside::cast::<Q>(eight);
+                            V::Eight::call(beside::Decode { blocks, y: to, width });
                         }, _ => unreachable!("{:?} stands by rows", w.format));
                     } else {
                         for (i, y) in decoded.chunks_exact_mut(DEPTH).enumerate() {

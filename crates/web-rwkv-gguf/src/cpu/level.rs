@@ -118,8 +118,8 @@ pub(super) trait Lanes: Copy {
 pub(super) trait Vector: Lanes {
     type Int: Copy;
     type Bytes: Bytes;
-    /// At most eight lanes.
-    type Eight: Lanes;
+    /// Eight lanes, or fewer.
+    type Eight: Vector<Bytes = Self::Bytes>;
     /// Tokens of a tile of a product of floats with two registers of rows: as many as there are registers for.
     const TOKENS: usize;
     /// Whether products of 16-bit integers are faster than those of floats.
@@ -127,7 +127,7 @@ pub(super) trait Vector: Lanes {
     /// The most that a code times the length of its group may be for sums of products of bytes to have room; zero where
     /// such products are not faster than those of floats.
     const BYTES: usize;
-    /// Whether rows that stand side by side, see [`beside`](crate::format::beside), are faster: with registers of eight lanes.
+    /// Whether rows that stand side by side, see [`beside`](crate::format::beside), are faster: then `Eight` has a lane for each.
     const BESIDE: bool = false;
     /// Runs a kernel in a function of its own, which the compiler gives all the registers.
     unsafe fn call<K: Kernel>(k: K) -> K::Output;
@@ -160,10 +160,15 @@ pub(super) trait Vector: Lanes {
     unsafe fn dot_codes(codes: Self::Bytes, x: *const i16) -> Self::Int;
     /// With `BESIDE` in the lane of each row, added to c, the products of four unsigned codes and of numbers `4 w ..` of 32
     /// arranged ones.
-    unsafe fn dot_beside(_codes: Self::Bytes, _x: *const i32, _w: usize, _c: Self::Int) -> Self::Int {
+    unsafe fn dot_beside(
+        _codes: Self::Bytes,
+        _x: *const i32,
+        _w: usize,
+        _c: <Self::Eight as Vector>::Int,
+    ) -> <Self::Eight as Vector>::Int {
         unreachable!("rows do not stand side by side")
     }
-    /// With `BESIDE` of four unsigned codes of each row the values: `code · scale + offset`.
+    /// With eight lanes of four unsigned codes of each row the values: `code · scale + offset`.
     unsafe fn decode_beside(_codes: Self::Bytes, _scale: Self, _offset: Self) -> [Self; 4] {
         unreachable!("rows do not stand side by side")
     }
@@ -523,20 +528,24 @@ mod x86 {
     /// Products that are added to sums. LLVM would take the intrinsic of the first apart again, into a product and a sum,
     /// which is half as fast.
     macro_rules! sums {
-        ($($name:ident $instruction:literal)*) => {
+        ($($name:ident $instruction:literal $int:ident $register:ident)*) => {
             $(#[inline]
-            #[target_feature(enable = "avx512f,avx512vnni")]
-            fn $name(a: __m512i, b: __m512i, mut sum: __m512i) -> __m512i {
+            #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+            fn $name(a: $int, b: $int, mut sum: $int) -> $int {
                 // SAFETY: the instruction works on these registers only.
                 unsafe {
-                    asm!(concat!($instruction, " {}, {}, {}"), inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
+                    asm!(concat!($instruction, " {}, {}, {}"), inout($register) sum, in($register) a, in($register) b,
                         options(pure, nomem, nostack, preserves_flags));
                 }
                 sum
             })*
         };
     }
-    sums! { dpwssd "vpdpwssd" dpbusd "vpdpbusd" }
+    sums! {
+        dpwssd "vpdpwssd" __m512i zmm_reg
+        dpwssd_8 "vpdpwssd" __m256i ymm_reg
+        dpbusd "vpdpbusd" __m512i zmm_reg
+    }
 
     impl Lanes for __m512 {
         const LANES: usize = 16;
@@ -557,6 +566,7 @@ mod x86 {
         const TOKENS: usize = 12;
         const PAIRS: bool = true;
         const BYTES: usize = usize::MAX;
+        const BESIDE: bool = true;
         call! { "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" }
         functions! {
             fn halves(x: *const f32) -> __m512 = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*x), _mm512_set1_ps(*x.add(1)));
@@ -589,6 +599,12 @@ mod x86 {
             fn arrange(_x: &mut [i16; 32]) = ();
             fn dot_codes(codes: __m256i, x: *const i16) -> __m512i =
                 dpwssd(_mm512_cvtepu8_epi16(codes), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
+            fn dot_beside(codes: __m256i, x: *const i32, w: usize, c: __m256i) -> __m256i = {
+                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+                let last = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+                let sum = dpwssd_8(_mm256_shuffle_epi8(codes, first), _mm256_set1_epi32(*x.add(2 * w)), c);
+                dpwssd_8(_mm256_shuffle_epi8(codes, last), _mm256_set1_epi32(*x.add(2 * w + 1)), sum)
+            };
             fn widen_quads(x: *const i8) -> [__m512i; 2] = {
                 let x = _mm512_loadu_si512(x.cast());
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -875,9 +891,16 @@ mod tests {
                 assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
                 if V::BESIDE {
                     let (codes, w) = (V::Bytes::load(&bytes), 5);
-                    let sums = V::dot_beside(codes, arranged.as_ptr().cast(), w, V::splat_int(&3));
-                    let values = V::decode_beside(codes, V::load(x.as_ptr()), V::splat(0.25)).map(floats);
-                    for (r, sum) in ints(sums).into_iter().enumerate() {
+                    let (mut sums, mut values) = ([0; 8], [[0.0; 8]; 4]);
+                    let three = V::Eight::splat_int(&3);
+                    V::Eight::store_ints(
+                        sums.as_mut_ptr(),
+                        V::dot_beside(codes, arranged.as_ptr().cast(), w, three),
+                    );
+                    let (scale, offset) = (V::Eight::load(x.as_ptr()), V::Eight::splat(0.25));
+                    let of_all = V::Eight::decode_beside(codes, scale, offset);
+                    values.iter_mut().zip(of_all).for_each(|(y, x)| V::Eight::store(y.as_mut_ptr(), x));
+                    for (r, sum) in sums.into_iter().enumerate() {
                         let code = |i: usize| bytes[4 * r + i];
                         let dot = (0..4).map(|i| i32::from(p[4 * w + i]) * i32::from(code(i))).sum::<i32>();
                         assert_eq!(sum, dot + 3);

@@ -239,8 +239,7 @@ impl Panel<'_> {
         let (w, step) = (self.job.w, 2 * V::LANES);
         let group = w.format.group().expect("it is in blocks");
         let registers = 2 * self.rows.div_ceil(step);
-        let Scratch { codes, packed, .. } = scratch;
-        assert!(I::PER == 4 || !w.data.is_beside(), "rows that stand side by side are packed in bytes");
+        let (Scratch { codes, packed, .. }, integers) = (scratch, PhantomData::<I>);
         codes.resize(V::LANES, w.columns, group);
         packed.resize::<I>(registers * V::LANES, w.columns, group);
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.
@@ -248,14 +247,16 @@ impl Panel<'_> {
             for register in 0..registers {
                 // The last register of a panel may have no rows of its own.
                 if w.data.is_beside() {
-                    let row = (self.at + register * V::LANES).min(self.at + self.rows - beside::ROWS);
-                    with_beside!(w.format, Q => {
-                        let blocks = beside::cast::<Q>(w.part(row, 0, w.columns));
-                        V::call(PackBeside { blocks, packed, register });
-                    }, _ => unreachable!("{:?} stands by rows", w.format));
+                    for lane in (0..V::LANES).step_by(beside::ROWS) {
+                        let row = self.at + (register * V::LANES + lane).min(self.rows - beside::ROWS);
+                        with_beside!(w.format, Q => {
+                            let blocks = beside::cast::<Q>(w.part(row, 0, w.columns));
+                            V::call(PackBeside { blocks, packed, register, lane, integers });
+                        }, _ => unreachable!("{:?} stands by rows", w.format));
+                    }
                 } else {
                     codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
-                    V::call(Pack { w: codes, packed, register, integers: PhantomData::<I> });
+                    V::call(Pack { w: codes, packed, register, integers });
                 }
             }
             for register in (0..registers).step_by(2) {
