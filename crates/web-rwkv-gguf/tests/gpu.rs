@@ -116,21 +116,33 @@ fn a_ragged_batch_gives_what_the_cpu_gives_token_by_token() {
     for name in ["models/f32.gguf", "versions/v4.safetensors", "versions/v6.safetensors"] {
         let Some(path) = witness::file(name) else { return };
         let cpu = Model::open(&path, cpu()).unwrap();
-        let sequences = [(1, 3), (2, 0), (3, 40), (4, 1), (5, 2), (6, 9)]
-            .map(|(seed, n)| (0..n).map(|i| (seed * 31 + i * 17) % 64).collect::<Vec<u32>>());
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-        for tier in tiers() {
+        for (tier, lengths) in
+            tiers().into_iter().flat_map(|t| [[3, 0, 40, 1, 2, 9], [30; 6]].map(|l| (t, l)))
+        {
+            let agree = |got: &[f32], want: &[f32]| {
+                assert!(got == want || nmse(got, &wide(want)) <= limit(tier), "{name} {tier} {lengths:?}");
+            };
+            let same = |got: &[State], want: &[State]| {
+                got.iter().zip(want).for_each(|(a, b)| agree(a.as_slice().unwrap(), b.as_slice().unwrap()));
+            };
             let gpu = open(&path, tier);
+            let sequences = [0, 1, 2, 3, 4, 5]
+                .map(|s| (0..lengths[s]).map(|i| (31 * (s as u32 + 1) + i * 17) % 64).collect::<Vec<u32>>());
             let batches = sequences.iter().map(|s| RnnInputBatch::new(s.clone(), RnnOption::Last)).collect();
-            let mut states = sequences.each_ref().map(|_| gpu.init_state());
-            let got = gpu.infer(&RnnInput::new(batches, 1000), &mut states).unwrap().0;
-            for (i, tokens) in sequences.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
-                let mut state = cpu.init_state();
-                let want = cpu.run(tokens, RnnOption::Full, &mut state).unwrap();
-                let want = &want[want.len() - cpu.info().num_vocab..];
-                assert!(nmse(&got[i], &wide(want)) <= limit(tier), "{name} {tier} {i}");
-                let state = wide(state.as_slice().unwrap());
-                assert!(nmse(states[i].as_slice().unwrap(), &state) <= limit(tier), "{name} {tier} {i}");
+            let input = RnnInput::new(batches, 1000);
+            let [mut states, mut wanted] = [&gpu, &cpu].map(|model| vec![model.init_state(); 6]);
+            // Of new states and of those that these become, which others have too and find as they were.
+            for _ in 0..2 {
+                let before = [states.clone(), wanted.clone()];
+                let got = gpu.infer(&input, &mut states).unwrap().0;
+                for ((got, tokens), state) in got.iter().zip(&sequences).zip(&mut wanted) {
+                    if !tokens.is_empty() {
+                        agree(got, &cpu.run(tokens, RnnOption::Last, state).unwrap());
+                    }
+                }
+                same(&states, &wanted);
+                same(&before[0], &before[1]);
             }
         }
     }

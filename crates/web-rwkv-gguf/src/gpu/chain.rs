@@ -35,8 +35,6 @@ const WORKGROUPS: (usize, usize) = (16, 132);
 pub(super) struct Chain {
     /// The kernel, and its workgroups; none if operations are dispatched one by one.
     pub(super) kernel: Option<(Arc<Kernel>, usize)>,
-    /// The slot of the state that it goes on from, if that is to be kept.
-    pub(super) from: Option<u32>,
     /// The buffer of the weights.
     weights: Option<usize>,
     links: Vec<[u32; LINK]>,
@@ -70,11 +68,6 @@ impl Shifted {
 }
 
 impl Chain {
-    /// The slots of the state before and after, of a batch with this table.
-    fn slots(&self, table: &[u32]) -> [u32; 2] {
-        [self.from.unwrap_or(table[0]), table[0]]
-    }
-
     /// Keeps a shift; false if there is no chain.
     fn keep(&mut self, mut norm: [u32; 4], state: [u32; 2], mixes: Vec<u32>, results: Vec<u32>) -> bool {
         if self.kernel.is_none() {
@@ -211,9 +204,8 @@ impl Gpu {
         results: Vec<u32>,
     ) -> bool {
         let [_, _, x, weight, bias, eps, state, slot, ..] = *params else { unreachable!("of a shift") };
-        let chain = &mut b.recording.chain;
-        let state = chain.slots(&b.recording.table).map(|i| i * slot + state);
-        chain.keep([x, weight, bias, eps], state, mixes, results)
+        let state = slots(b).map(|i| i * slot + state);
+        b.recording.chain.keep([x, weight, bias, eps], state, mixes, results)
     }
 
     /// The same of a norm, whose result products read that follow.
@@ -327,13 +319,13 @@ impl Gpu {
         let [_, state, slot, width, r, w, k, v, a, g, v_first, first, rest @ ..] = params else {
             unreachable!("of wkv7")
         };
-        let chain = &mut b.recording.chain;
-        if chain.kernel.is_none() {
+        if b.recording.chain.kernel.is_none() {
             return false;
         }
         let tag = b.memory.tag();
-        let [from, to] = chain.slots(&b.recording.table).map(|i| i * slot + state);
-        let mut words = vec![WKV7, heads as u32, from, to];
+        let [before, after] = slots(b).map(|i| i * slot + state);
+        let chain = &mut b.recording.chain;
+        let mut words = vec![WKV7, heads as u32, before, after];
         words.extend([r, w, k, v, a, g].map(|place| chain.posted(Kind::Stream, *place)));
         let mut post = |kind, place| chain.post(kind, place, *width as usize, tag);
         words.push(if *first != 0 { post(Kind::Stream, *v_first) } else { 0 });
@@ -362,6 +354,11 @@ impl Gpu {
         let params = [at, links.len(), workgroups, patience as usize].map(|n| n as u32);
         self.dispatch(b, weights, &kernel, &params, (workgroups, 1));
     }
+}
+
+/// The slots of the state of a batch of one sequence, before and after.
+fn slots(b: &Batch<'_>) -> [u32; 2] {
+    [b.recording.table[0], b.recording.table[1]]
 }
 
 #[cfg(test)]

@@ -81,7 +81,6 @@ pub(super) enum Kernel {
         layouts: Vec<Layout>,
     },
     Sample,
-    CopyState,
 }
 
 impl Kernel {
@@ -115,7 +114,6 @@ impl fmt::Display for Kernel {
             Self::Tails => f.write_str("tails"),
             Self::Chain { .. } => f.write_str("chain"),
             Self::Sample => f.write_str("sample"),
-            Self::CopyState => f.write_str("copy_state"),
         }
     }
 }
@@ -593,10 +591,6 @@ impl Kernels {
                 constants.push(("LANES", self.lanes.clamp(1, 32)));
                 parts.extend([thread, sum, candidate, include_str!("kernels/sample.wgsl")]);
                 "sample"
-            }
-            Kernel::CopyState => {
-                parts.push(include_str!("kernels/copy_state.wgsl"));
-                "copy_state"
             }
         };
         let fours = matches!(kernel, Kernel::FinishParts { rows: FOUR, .. });

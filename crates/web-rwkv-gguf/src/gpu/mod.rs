@@ -65,7 +65,7 @@ const CHUNKS: (usize, usize) = (256, 2048);
 /// Times of a chunk below which the next may be larger, and above which it should be smaller.
 const MOMENT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(500));
 /// Words of a sequence in the table, and of a choice.
-const SEQUENCE: u32 = 3;
+const SEQUENCE: u32 = 4;
 const CHOICE: u32 = 6;
 /// Told with the width of inputs that stand in tiles.
 const TILES: u32 = 1 << 31;
@@ -73,7 +73,7 @@ const TILES: u32 = 1 << 31;
 const LONG: usize = 24;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
-/// Sequences that run on before their tokens are seen, and steps: so many copies of states cost less than it wins.
+/// Sequences that run on before their tokens are seen, and steps, each of which leaves a state of each.
 const AHEAD: (usize, usize) = (8, 2);
 
 /// Runs operations on a GPU.
@@ -198,7 +198,7 @@ impl Acts {
 pub(crate) struct Batch<'a> {
     memory: MutexGuard<'a, Memory>,
     states: &'a mut [State],
-    /// The states that the chunk goes on from, and their new places.
+    /// The states that the chunk changes, and their new places.
     slots: Vec<(usize, Arc<Slot>)>,
     recording: Recording,
     /// What `recording` is like, if chunks like it may follow.
@@ -226,9 +226,8 @@ pub(crate) struct Batch<'a> {
     unfinished: Option<Unfinished>,
     /// The activations that are in their other place, since such sums were added to them, as [`Unfinished`] names them.
     moved: Option<usize>,
-    /// Where choices stand in the table, and copies of states, and how many.
+    /// Where choices stand in the table.
     choices_at: u32,
-    copies: (u32, usize),
 }
 
 /// Operations that have not run yet.
@@ -261,9 +260,6 @@ struct Ahead {
     recording: Recording,
     slots: Vec<Arc<Slot>>,
 }
-
-/// Slots of a batch, and the copies to be made from slot to slot.
-type Settled = (Vec<Arc<Slot>>, Vec<[Arc<Slot>; 2]>);
 
 /// What an adapter is asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -501,48 +497,32 @@ impl Gpu {
         if state.slot().is_none_or(|slot| !slot.same_pool(&pool)) {
             let before = pool.buffer();
             pool.begin([].iter())?;
-            let slot = Arc::new(pool.take()?);
-            let buffer = pool.buffer();
-            if buffer != before {
+            let slot = pool.put(state.as_slice()?)?;
+            if pool.buffer() != before {
                 memory.renew();
             }
-            let at = 4 * u64::from(slot.index()) * pool.size as u64;
-            self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?));
             self.context.check()?;
             state.settle(slot);
         }
         Ok(())
     }
 
-    /// A slot for each sequence's state, which nobody else has: its own, or a new one with its contents. The copies
-    /// that are still to be made, from slot to slot.
-    fn settle(
-        &self,
-        pool: &Arc<Pool>,
-        chunk: &Chunked<'_>,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<Settled> {
-        let (mut slots, mut copies) = (vec![], vec![]);
-        // All are taken before any is filled, since the pool may get another buffer.
-        for seq in chunk.seqs {
-            let own = chunk.states[seq.slot].slot().filter(|slot| slot.same_pool(pool));
-            slots.push(match own.filter(|slot| Arc::strong_count(slot) == 1) {
-                Some(own) => own.clone(),
-                None => Arc::new(pool.take()?),
-            });
-        }
-        let (buffer, size) = (pool.buffer(), 4 * pool.size as u64);
-        for (seq, slot) in chunk.seqs.iter().zip(&slots) {
+    /// For each sequence the slot that its state is read from, and the one that it goes to, which nobody else has: its own, or
+    /// a new one.
+    fn settle(pool: &Arc<Pool>, chunk: &Chunked<'_>) -> Result<Vec<(u32, Arc<Slot>)>> {
+        let slots = |seq: &Sequence| {
             let state = &chunk.states[seq.slot];
-            let at = u64::from(slot.index()) * size;
-            match state.slot().filter(|slot| slot.same_pool(pool)) {
-                Some(own) if Arc::ptr_eq(own, slot) => (),
-                Some(own) => copies.push([own.clone(), slot.clone()]),
-                None if state.is_zero() => encoder.clear_buffer(&buffer, at, Some(size)),
-                None => self.context.queue.write_buffer(&buffer, at, bytemuck::cast_slice(state.as_slice()?)),
-            }
-        }
-        Ok((slots, copies))
+            Ok(match state.slot().filter(|slot| slot.same_pool(pool)) {
+                Some(own) if Arc::strong_count(own) == 1 => (own.index(), own.clone()),
+                Some(own) => (own.index(), pool.take()?),
+                None if state.is_zero() => (Pool::ZEROS, pool.take()?),
+                None => {
+                    let own = pool.put(state.as_slice()?)?;
+                    (own.index(), own)
+                }
+            })
+        };
+        chunk.seqs.iter().map(slots).collect()
     }
 
     /// Learns from the time of what has run how large chunks should be.
@@ -639,22 +619,12 @@ impl Gpu {
         let (parts, room) = self.parts(b);
         parts + room as u32
     }
-
-    /// Records the copies of states that the batch begins with.
-    fn copy_states(&self, b: &mut Batch<'_>) {
-        let (at, count) = b.copies;
-        if count > 0 {
-            let size = b.memory.pool.as_ref().expect("made when the batch began").size;
-            let groups = size.div_ceil(8 * Kernel::THREADS).min(1 << 12);
-            self.dispatch(b, usize::MAX, &Kernel::CopyState, &[at, size as u32], (groups, count));
-        }
-    }
 }
 
 impl Ahead {
     /// Whether a chunk is what was recorded for: its states are in the same slots, which nobody else has.
     fn fits(&self, chunk: &Chunked<'_>) -> bool {
-        let places = self.recording.table.iter().step_by(SEQUENCE as usize);
+        let places = self.recording.table.iter().skip(1).step_by(SEQUENCE as usize);
         let same = |((seq, slot), place): ((&Sequence, &Arc<Slot>), &u32)| {
             let state = chunk.states[seq.slot].slot();
             state.is_some_and(|own| Arc::ptr_eq(own, slot))
@@ -670,11 +640,12 @@ impl Ahead {
     }
 }
 
-/// What tells of a chunk in the table: sequences, tokens, and the number of each one's sequence.
-fn head<'a>(seqs: &[Sequence], tokens: &[u32], slots: impl Iterator<Item = &'a Arc<Slot>>) -> Vec<u32> {
+/// What tells of a chunk in the table: sequences, with the slots of their states before and after, tokens, and the number of
+/// each one's sequence.
+fn head(seqs: &[Sequence], tokens: &[u32], slots: impl Iterator<Item = [u32; 2]>) -> Vec<u32> {
     let mut table = vec![];
-    for (seq, slot) in seqs.iter().zip(slots) {
-        table.extend([slot.index(), seq.start as u32, seq.len as u32]);
+    for (seq, [before, after]) in seqs.iter().zip(slots) {
+        table.extend([before, after, seq.start as u32, seq.len as u32]);
     }
     table.extend(tokens);
     table.extend(seqs.iter().enumerate().flat_map(|(i, s)| std::iter::repeat_n(i as u32, s.len)));
@@ -722,11 +693,11 @@ fn needs(checkpoint: &Checkpoint) -> Needs {
     let hidden = size("blocks.0.ffn.key.weight", 0);
     let layers = checkpoint.tensors.keys().filter(|name| name.ends_with(".ln1.weight")).count() as u64;
     let head_size = checkpoint.head_size.unwrap_or(64) as u64;
-    // The stream and what it is mixed to, and the state and its fork.
+    // The stream and what it is mixed to, and zeros, the state and its fork.
     let chunk = crate::RnnInput::CHUNK as u64;
     Needs {
         weights: matrices.sum(),
-        states: 4 * 2 * layers * channels.saturating_mul(head_size + 2),
+        states: 4 * 3 * layers * channels.saturating_mul(head_size + 2),
         activations: 4 * (chunk * (25 * channels + 2 * hidden) + vocab + PARTS as u64),
     }
 }

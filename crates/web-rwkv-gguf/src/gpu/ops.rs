@@ -148,12 +148,12 @@ impl Ops for Gpu {
         self.leave_chains(m);
         let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
         let recorded = ahead.is_some();
-        let (recording, slots, copies) = if let Some(Ahead { mut recording, slots, .. }) = ahead {
+        let (recording, slots) = if let Some(Ahead { mut recording, slots, .. }) = ahead {
             recording.table[tokens_at as usize..sequence_of as usize].copy_from_slice(chunk.tokens);
-            (recording, slots, vec![])
+            (recording, slots)
         } else {
             let mut encoder = self.encoder();
-            let (slots, mut copies) = self.settle(&pool, &chunk, &mut encoder)?;
+            let slots = Self::settle(&pool, &chunk)?;
             if pool.buffer() != before {
                 m.renew();
             }
@@ -161,23 +161,22 @@ impl Ops for Gpu {
                 let (from, to) = (4 * *row as u64, 4 * (tokens_at as usize + token) as u64);
                 encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4);
             }
-            let mut table = head(chunk.seqs, chunk.tokens, slots.iter());
+            let places = slots.iter().map(|(before, after)| [*before, after.index()]);
+            let mut table = head(chunk.seqs, chunk.tokens, places);
             table.resize(table.len() + CHOICE as usize * chunk.choices.len(), 0);
-            let mut chain = self.chain(m, &chunk);
-            if chain.kernel.is_some() {
-                // It reads one slot and writes the other.
-                chain.from = copies.pop().map(|[from, _]| from.index());
-            }
-            table.extend(copies.iter().flatten().map(|slot| slot.index()));
-            (Recording { encoder: Some(encoder), table, chain, ..Recording::default() }, slots, copies)
+            let chain = self.chain(m, &chunk);
+            let slots = slots.into_iter().map(|(_, after)| after).collect();
+            (Recording { encoder: Some(encoder), table, chain, ..Recording::default() }, slots)
         };
         let alone = chunk.seqs.iter().all(|seq| seq.len == 1);
         let may_follow = alone && chunk.coming.is_empty() && self.profile.is_none();
         let like = may_follow
             .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec), choices: chunk.choices.len() });
+        // Nothing is written where there are no tokens.
+        let changed = chunk.seqs.iter().zip(slots).filter(|(seq, _)| seq.len > 0);
         Ok(Batch {
             memory,
-            slots: chunk.seqs.iter().map(|seq| seq.slot).zip(slots).collect(),
+            slots: changed.map(|(seq, slot)| (seq.slot, slot)).collect(),
             states: chunk.states,
             recording,
             like,
@@ -197,7 +196,6 @@ impl Ops for Gpu {
             tokens_at,
             keys: None,
             choices_at,
-            copies: (choices_at + CHOICE * chunk.choices.len() as u32, copies.len()),
         })
     }
 
@@ -220,10 +218,13 @@ impl Ops for Gpu {
         b.recording.timed = timed; // for `close`
         b.ahead = b.like.is_some();
         if b.ahead {
-            // Tokens and choices are put in when they are known.
-            b.recording.table = table[..b.copies.0 as usize].to_vec();
+            // Tokens and choices are put in when they are known; states are where this chunk leaves them.
+            table.truncate(b.choices_at as usize + CHOICE as usize * b.choices.len());
+            for words in table.chunks_exact_mut(SEQUENCE as usize).take(b.sequences) {
+                words[0] = words[1];
+            }
+            b.recording.table = table;
             b.recording.chain.kernel = chain.kernel;
-            b.copies.1 = 0;
         }
         b.ahead
     }
@@ -296,7 +297,6 @@ impl Ops for Gpu {
 
     fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
         b.unfinished = None; // sums that nothing of the recording before wanted
-        self.copy_states(b);
         b.moved = None;
         for piece in &emb.pieces {
             let params = [
@@ -456,7 +456,8 @@ impl Ops for Gpu {
 
     fn tails(&self, b: &mut Batch<'_>, layer: usize, x: &mut Acts, y: &mut Acts) {
         let Some(tails) = b.tails.take_if(|tails| tails.layer == layer) else { return };
-        let head = head(&tails.seqs, &tails.rows, b.slots.iter().map(|(_, slot)| slot));
+        let slots = b.recording.table.chunks(SEQUENCE as usize).map(|words| [words[0], words[1]]);
+        let head = head(&tails.seqs, &tails.rows, slots);
         let count = tails.rows.len();
         b.sequences_at = b.recording.table.len() as u32;
         b.sequence_of = b.sequences_at + (head.len() - count) as u32;

@@ -21,8 +21,8 @@ pub(crate) struct Pool {
 struct Slots {
     buffer: wgpu::Buffer,
     free: Vec<u32>,
+    /// Slots beside that of zeros, now and at most.
     count: usize,
-    /// Slots that the buffer of a binding has at most.
     most: usize,
     /// Where the state of each [`Slot`] is.
     places: HashMap<u64, Place>,
@@ -85,14 +85,19 @@ impl Slot {
 }
 
 impl Pool {
+    /// The slot of a state of zeros, which nobody writes.
+    pub(super) const ZEROS: u32 = 0;
+
     /// A pool without states, which are of `size` floats.
     pub(super) fn new(context: Arc<Context>, size: usize) -> Self {
         let bytes = 4 * size.max(1) as u64;
+        let most = (context.binding_limit / bytes).saturating_sub(1) as usize;
+        let count = most.min(1);
         let slots = Slots {
-            buffer: context.buffer("states", bytes),
-            free: vec![0],
-            count: 1,
-            most: (context.binding_limit / bytes) as usize,
+            buffer: context.buffer("states", bytes * (count as u64 + 1)),
+            free: (1..=count as u32).collect(),
+            count,
+            most,
             places: HashMap::new(),
             next: 0,
             batch: 0,
@@ -116,8 +121,7 @@ impl Pool {
                 let index = self.room(slots)?;
                 let place = slots.places.get_mut(&slot.number).expect("as above");
                 if let At::Host(data) = std::mem::replace(&mut place.at, At::Device(index)) {
-                    let at = u64::from(index) * self.bytes();
-                    self.context.queue.write_buffer(&slots.buffer, at, bytemuck::cast_slice(&data));
+                    self.write(slots, index, &data);
                 }
             }
         }
@@ -125,17 +129,30 @@ impl Pool {
     }
 
     /// A new slot for the batch that has begun, whatever it holds.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Slot> {
+    pub(super) fn take(self: &Arc<Self>) -> Result<Arc<Slot>> {
         let slots = &mut *self.slots.lock().expect("no holder panics");
         let at = At::Device(self.room(slots)?);
         let number = slots.next;
         slots.next += 1;
         slots.places.insert(number, Place { at, used: slots.batch });
-        Ok(Slot { pool: self.clone(), number })
+        Ok(Arc::new(Slot { pool: self.clone(), number }))
+    }
+
+    /// The same, of these contents.
+    pub(super) fn put(self: &Arc<Self>, data: &[f32]) -> Result<Arc<Slot>> {
+        let slot = self.take()?;
+        let index = slot.index();
+        self.write(&self.slots.lock().expect("no holder panics"), index, data);
+        Ok(slot)
     }
 
     fn bytes(&self) -> u64 {
         4 * self.size as u64
+    }
+
+    fn write(&self, slots: &Slots, index: u32, data: &[f32]) {
+        let at = u64::from(index) * self.bytes();
+        self.context.queue.write_buffer(&slots.buffer, at, bytemuck::cast_slice(data));
     }
 
     fn read(&self, slots: &Slots, index: u32) -> Result<Arc<Mapped>> {
@@ -172,12 +189,12 @@ impl Pool {
     fn grow(&self, slots: &mut Slots) -> Result<()> {
         let context = &self.context;
         let count = (2 * slots.count).min(slots.most);
-        let buffer = context.buffer("states", self.bytes() * count as u64);
+        let buffer = context.buffer("states", self.bytes() * (count as u64 + 1));
         let mut encoder = context.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&slots.buffer, 0, &buffer, 0, slots.buffer.size());
         context.queue.submit([encoder.finish()]);
         context.check()?;
-        slots.free.extend((slots.count as u32..count as u32).rev());
+        slots.free.extend((slots.count as u32 + 1..=count as u32).rev());
         (slots.buffer, slots.count) = (buffer, count);
         Ok(())
     }

@@ -26,10 +26,11 @@ fn shift(b: Builtins) {
     var other = x;
     if ALONE == 0u {
         s = p.sequences + SEQUENCE * table[p.sequence_of + token];
-        first = token == table[s + 1u];
-        other = row_of(t, select(token - 1u, token + table[s + 2u] - 1u, first));
+        first = token == table[s + 2u];
+        other = row_of(t, select(token - 1u, token + table[s + 3u] - 1u, first));
     }
     let state = (table[s] * p.slot + p.state) / 4u;
+    let after = (table[s + 1u] * p.slot + p.state) / 4u;
     var own: array<Own, PER_THREAD>;
     var sums = vec2(0.0);
     for (var k = 0u; k < PER_THREAD; k++) {
@@ -57,7 +58,7 @@ fn shift(b: Builtins) {
             let h = (x[k] - mean.x) * scale.x * own[k].weight + own[k].bias;
             var before = (other[k] - mean.y) * scale.y * own[k].weight + own[k].bias;
             if first {
-                states[state + c] = before;
+                states[after + c] = before;
                 before = own[k].state;
             }
             if SPLITS > 0u {

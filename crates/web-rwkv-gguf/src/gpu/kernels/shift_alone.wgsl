@@ -16,12 +16,13 @@ fn shift_alone(b: Builtins) {
     for (var i = 0u; i < MIXES; i++) {
         mix[i] = vectors[p.mix + i * p.mix_stride + c];
     }
-    let state = table[p.sequences + SEQUENCE * token] * p.slot + p.state + c;
-    let before = states[state];
+    let s = p.sequences + SEQUENCE * token;
+    let after = table[s + 1u] * p.slot + p.state + c;
+    let before = states[table[s] * p.slot + p.state + c];
     let q = statistics(t, x);
     let h = (own - q.x) * q.y * weight + bias;
     if channel < WIDTH {
-        states[state] = h;
+        states[after] = h;
         if KEEP != 0u {
             acts[p.h + token * WIDTH + c] = h;
         }

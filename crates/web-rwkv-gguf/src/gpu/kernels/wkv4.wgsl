@@ -27,14 +27,15 @@ fn wkv4(builtins: Builtins) {
         return;
     }
     let sequence = p.sequences + SEQUENCE * builtins.workgroup.y;
-    let start = table[sequence + 1u];
-    let len = table[sequence + 2u];
-    let state = table[sequence] * p.slot + p.state + c;
+    let start = table[sequence + 2u];
+    let len = table[sequence + 3u];
+    let before = table[sequence] * p.slot + p.state + c;
+    let after = table[sequence + 1u] * p.slot + p.state + c;
     let u = vectors[p.u + c];
     let w = vectors[p.w + c];
-    var a = states[state];
-    var b = states[state + p.width];
-    var top = states[state + 2u * p.width];
+    var a = states[before];
+    var b = states[before + p.width];
+    var top = states[before + 2u * p.width];
     for (var done = 0u; done < len; done += BLOCK) {
         var r: array<f32, BLOCK>;
         var k: array<f32, BLOCK>;
@@ -48,20 +49,20 @@ fn wkv4(builtins: Builtins) {
         for (var n = 0u; n < BLOCK; n++) {
             if done + n < len {
                 let now = max(top, u + k[n]);
-                let before = exp(top - now);
+                let past = exp(top - now);
                 let here = exp(u + k[n] - now);
-                let y = r[n] * (before * a + here * v[n]) / (before * b + here);
+                let y = r[n] * (past * a + here * v[n]) / (past * b + here);
                 store_input(input_place(p.y, start + done + n, p.y_width, c), y);
                 let next = max(top + w, k[n]);
-                let past = exp(top + w - next);
+                let decay = exp(top + w - next);
                 let more = exp(k[n] - next);
-                a = past * a + more * v[n];
-                b = past * b + more;
+                a = decay * a + more * v[n];
+                b = decay * b + more;
                 top = next;
             }
         }
     }
-    states[state] = a;
-    states[state + p.width] = b;
-    states[state + 2u * p.width] = top;
+    states[after] = a;
+    states[after + p.width] = b;
+    states[after + 2u * p.width] = top;
 }

@@ -41,14 +41,16 @@ fn wkv6(b: Builtins) {
     let t = thread(b);
     let head = b.workgroup.x * N;
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
-    let start = table[sequence + 1u];
-    let len = table[sequence + 2u];
+    let start = table[sequence + 2u];
+    let len = table[sequence + 3u];
     let i = t.index / PARTS;
     let part = t.index % PARTS;
-    let state = table[sequence] * p.slot + p.state + part * J * p.width + head + 4u * i;
+    let place = p.state + part * J * p.width + head + 4u * i;
+    let before = table[sequence] * p.slot + place;
+    let after = table[sequence + 1u] * p.slot + place;
     var s: array<vec4<f32>, J>;
     for (var j = 0u; j < J; j++) {
-        let at = state + j * p.width;
+        let at = before + j * p.width;
         s[j] = vec4(states[at], states[at + 1u], states[at + 2u], states[at + 3u]);
     }
     for (var done = 0u; done < len; done += BLOCK) {
@@ -123,7 +125,7 @@ fn wkv6(b: Builtins) {
     }
     for (var j = 0u; j < J; j++) {
         for (var m = 0u; m < 4u; m++) {
-            states[state + j * p.width + m] = s[j][m];
+            states[after + j * p.width + m] = s[j][m];
         }
     }
 }

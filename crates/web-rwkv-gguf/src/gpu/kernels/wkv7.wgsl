@@ -45,19 +45,20 @@ fn wkv7(b: Builtins) {
     var start = b.workgroup.y;
     var len = 1u;
     if ALONE == 0u {
-        start = table[sequence + 1u];
-        len = table[sequence + 2u];
+        start = table[sequence + 2u];
+        len = table[sequence + 3u];
     }
     if len == 0u {
         return;
     }
     let i = share / COLUMNS + t.index / PARTS;
     let part = t.index % PARTS;
-    let state = table[sequence] * p.slot + p.state + 4u * part * p.width + head + COLUMNS * i;
+    let place = p.state + 4u * part * p.width + head + COLUMNS * i;
+    let before = table[sequence] * p.slot + place;
+    let after = table[sequence + 1u] * p.slot + place;
     var s: array<State, J>;
     for (var j = 0u; j < J; j++) {
-        let at = state + row(j) * p.width;
-        s[j] = states[at / COLUMNS];
+        s[j] = states[(before + row(j) * p.width) / COLUMNS];
     }
     var next: array<Fetched, FETCH>;
     for (var f = 0u; f < FETCH; f++) {
@@ -169,7 +170,7 @@ fn wkv7(b: Builtins) {
         }
     }
     for (var j = 0u; j < J; j++) {
-        states[(state + row(j) * p.width) / COLUMNS] = s[j];
+        states[(after + row(j) * p.width) / COLUMNS] = s[j];
     }
 }
 

@@ -49,8 +49,8 @@ fn wkv7_matrix(b: Builtins) {
     let head = b.workgroup.x / (N / M) * N;
     let share = b.workgroup.x % (N / M) * M;
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
-    let start = table[sequence + 1u];
-    let len = table[sequence + 2u];
+    let start = table[sequence + 2u];
+    let len = table[sequence + 3u];
     // Four channels of some tokens; four columns of one; a row of the state, and its columns.
     let group = t.index / VECTORS;
     let vector = t.index % VECTORS;
@@ -60,10 +60,12 @@ fn wkv7_matrix(b: Builtins) {
     let own = t.index % 2u * OWN;
     let down = t.subgroup / 2u;
     let across = t.subgroup % 2u;
-    let state = table[sequence] * p.slot + p.state + row * p.width + head + share;
+    let place = p.state + row * p.width + head + share;
+    let before = table[sequence] * p.slot + place;
+    let after = table[sequence + 1u] * p.slot + place;
     var s: array<vec4<f32>, OWN>;
     for (var i = 0u; i < OWN; i++) {
-        s[i] = states[state / 4u + own + i];
+        s[i] = states[before / 4u + own + i];
     }
     let k_k = vectors[(p.k_k + head) / 4u + vector];
     let k_a = vectors[(p.k_a + head) / 4u + vector];
@@ -194,7 +196,7 @@ fn wkv7_matrix(b: Builtins) {
         }
     }
     for (var i = 0u; i < OWN; i++) {
-        states[state / 4u + own + i] = s[i];
+        states[after / 4u + own + i] = s[i];
     }
 }
 

@@ -25,5 +25,5 @@ fn input_place(first: u32, token: u32, width: u32, column: u32) -> u32 {
     return first + token / 16u * 16u * (width - TILES) + column / 16u * 256u + token % 16u * 16u + column % 16u;
 }
 
-/// A sequence in the table: slot, start, len.
-const SEQUENCE: u32 = 3u;
+/// A sequence in the table: the slots of its state before and after, start, len.
+const SEQUENCE: u32 = 4u;
