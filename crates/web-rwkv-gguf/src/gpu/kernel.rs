@@ -57,6 +57,8 @@ pub(super) enum Kernel {
         split: usize,
         /// Whether every sequence has one token.
         alone: bool,
+        /// Whether it is given the sums of gates.
+        gates: bool,
     },
     /// Sixteen tokens at a time on matrix units.
     Wkv7Matrix {
@@ -520,13 +522,14 @@ impl Kernels {
                 choice = ("decode_row", "job: Job, row: u32, chunk: u32", "Chunk");
                 "project_many"
             }
-            Kernel::Wkv7 { head_size, block, split, alone } => {
+            Kernel::Wkv7 { head_size, block, split, alone, gates } => {
                 let (columns, own) = match split {
                     1 => (4, include_str!("kernels/part/wkv7_4.wgsl")),
                     _ => (2, include_str!("kernels/part/wkv7_2.wgsl")),
                 };
                 threads = self.head(*head_size, (columns, *block), &mut constants) / split;
-                constants.extend([("COLUMNS", columns), ("SPLIT", *split), ("ALONE", usize::from(*alone))]);
+                constants.extend([("COLUMNS", columns), ("SPLIT", *split)]);
+                constants.extend([("ALONE", usize::from(*alone)), ("GATES", usize::from(*gates))]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"

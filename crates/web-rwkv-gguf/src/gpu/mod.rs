@@ -22,6 +22,7 @@ mod upload;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -69,8 +70,9 @@ const SEQUENCE: u32 = 4;
 const CHOICE: u32 = 6;
 /// Told with the width of inputs that stand in tiles.
 const TILES: u32 = 1 << 31;
-/// From so many tokens a sequence on wkv7 runs on matrix units.
+/// From so many tokens a sequence on wkv7 runs on matrix units; below it sequences are short, if they have several.
 const LONG: usize = 24;
+const SHORT: Range<usize> = 2..LONG;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
 /// Sequences that run on before their tokens are seen, and steps, each of which leaves a state of each.
@@ -220,14 +222,30 @@ pub(crate) struct Batch<'a> {
     sequences_at: u32,
     sequence_of: u32,
     tokens_at: u32,
-    /// k_k, k_a and whether v is v_first, from `gates` to `wkv7`, which computes kk and k where it reads them.
-    keys: Option<(u32, u32, bool)>,
+    /// From `gates` to `wkv7`, which computes kk and k where it reads them, and of short sequences w, a and v too.
+    gates: Option<Biases>,
     /// Sums of a product that the operation that reads them may add.
     unfinished: Option<Unfinished>,
     /// The activations that are in their other place, since such sums were added to them, as [`Unfinished`] names them.
     moved: Option<usize>,
     /// Where choices stand in the table.
     choices_at: u32,
+}
+
+/// The places of vectors of gates; v0 if v is not v_first.
+struct Biases {
+    k_k: u32,
+    k_a: u32,
+    w0: u32,
+    a0: u32,
+    v0: Option<u32>,
+}
+
+impl Batch<'_> {
+    /// Tokens of a sequence, on average.
+    fn length(&self) -> usize {
+        self.tokens / self.sequences.max(1)
+    }
 }
 
 /// Operations that have not run yet.

@@ -194,7 +194,7 @@ impl Ops for Gpu {
             sequences_at: 0,
             sequence_of,
             tokens_at,
-            keys: None,
+            gates: None,
             choices_at,
         })
     }
@@ -392,7 +392,8 @@ impl Ops for Gpu {
             jobs.push(Job { act: RESIDUAL, bias: Some(v0), other, ..job(v2, lv, &t.v) });
         }
         self.products(b, &jobs);
-        b.keys = Some((p.k_k.0, p.k_a.0, p.v.is_none()));
+        let v0 = p.v.as_ref().map(|(v0, _)| v0.0);
+        b.gates = Some(Biases { k_k: p.k_k.0, k_a: p.k_a.0, w0: p.w0.0, a0: p.a0.0, v0 });
     }
 
     fn wkv7(
@@ -405,15 +406,24 @@ impl Ops for Gpu {
         t: &Heads<Self>,
         y: &mut Acts,
     ) {
-        let (k_k, k_a, first) = b.keys.take().expect("gates come before wkv7");
+        let Biases { k_k, k_a, w0, a0, v0 } = b.gates.take().expect("gates come before wkv7");
         let [state, slot] = Self::state_at(b, layer, 1);
-        let [r, w, k, v, a, g, v_first] =
-            [&t.r, &t.w, &t.k, &t.v, &t.a, &t.g, &t.v_first].map(|acts| self.place(b, acts));
+        let [r, k, v, v_first] = [&t.r, &t.k, &t.v, &t.v_first].map(|acts| self.place(b, acts));
+        let width = t.r.padded as u32;
+        let sums = b.unfinished.take_if(|sums| sums.before == t.w.before);
+        let ([w, a, g, nu], pitch) = match sums.as_ref().map(|sums| &sums.params[..]) {
+            // Those of gates, one after another.
+            Some([.., parts, pitch, _]) => {
+                let each = pitch / if v0.is_some() { 4 } else { 3 };
+                ([0, 1, 2, 3].map(|i| parts + i * each), *pitch)
+            }
+            _ => ([&t.w, &t.a, &t.g, &t.nu].map(|acts| self.place(b, acts)), width),
+        };
         let params = [
             0,
             state,
             slot,
-            t.r.padded as u32,
+            width,
             r,
             w,
             k,
@@ -421,7 +431,7 @@ impl Ops for Gpu {
             a,
             g,
             v_first,
-            u32::from(first),
+            u32::from(v0.is_none()),
             k_k,
             k_a,
             r_k.0,
@@ -431,6 +441,11 @@ impl Ops for Gpu {
             self.place(b, y),
             y.pitch(),
             self.parts(b).0,
+            pitch,
+            nu,
+            w0,
+            a0,
+            v0.unwrap_or(0),
         ];
         let heads = t.r.width / head_size;
         if self.link_wkv7(b, heads, &params) {
@@ -438,8 +453,9 @@ impl Ops for Gpu {
         }
         // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
         // a head.
-        let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone: b.alone }, split);
-        let (kernel, split) = match (b.tokens / b.sequences.max(1), self.kernels.matrix_heads(head_size)) {
+        let (alone, gates) = (b.alone, sums.is_some());
+        let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone, gates }, split);
+        let (kernel, split) = match (b.length(), self.kernels.matrix_heads(head_size)) {
             (0..2, _) => scan(1, 1),
             (2..LONG, _) => scan(4, 1),
             (_, Some(split)) => (Kernel::Wkv7Matrix { head_size }, split),

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Acts, Batch, Gpu, Matrix, Piece, Vector,
+    Acts, Batch, Gpu, Matrix, Piece, SHORT, Vector,
     kernel::{FOUR, Kernel, Tile},
     layout::{VECTOR, padded},
 };
@@ -154,6 +154,8 @@ impl Gpu {
         };
         // Rows of floats take the longest, and begin first.
         pieces.sort_by_key(|of| (apart(of), few.then_some(of.0.w.layout)));
+        // Of short sequences `wkv7` takes the sums of gates, if they are of one dispatch.
+        let gates = jobs[0].act == DECAY && pieces.len() == jobs.len() && SHORT.contains(&b.length());
         let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
         for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
@@ -167,14 +169,16 @@ impl Gpu {
                 (Kernel::Few { layouts: layouts.clone(), tokens, columns, act }, 1)
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                let (_, room) = self.parts(b);
+                // Columns that nobody shares out leave it less to read.
+                let room = if gates { 0 } else { self.parts(b).1 };
                 let (tokens, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
                 (Kernel::Many { layouts: layouts.clone(), tokens }, splits)
             };
             let (rows_of_group, tokens_of_group) = self.kernels.tile(&kernel);
             // Sums that nothing is to be done with are stored where they belong, and come first.
             let parted = self.kernels.keeps_parts(&kernel);
-            let keeps = |(job, piece): &(&Job<'_>, &Piece)| splits > 1 || !job.is_sum(piece, rows_of_group);
+            let keeps =
+                |(job, piece): &(&Job<'_>, &Piece)| splits > 1 || gates || !job.is_sum(piece, rows_of_group);
             let mut together = together.to_vec();
             if parted {
                 together.sort_by_key(keeps);
@@ -231,8 +235,12 @@ impl Gpu {
                     let (job, piece) = together[0];
                     let before = job.y.before;
                     b.unfinished = Some(Unfinished { before, splits, rows, weights: buffer, params, groups });
-                    // A shift takes whole rows.
-                    if together.len() > 1 || job.act != ADD || piece.rows != job.y.width || count != tokens {
+                    // A shift takes whole rows, `wkv7` all gates.
+                    let taken = match job.act {
+                        ADD => together.len() == 1 && piece.rows == job.y.width,
+                        _ => gates && together.len() == pieces.len(),
+                    };
+                    if !taken || count != tokens {
                         self.finish_sums(b);
                     }
                 }

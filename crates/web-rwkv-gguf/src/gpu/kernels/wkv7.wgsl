@@ -8,7 +8,9 @@
 //
 // (S kk)(kk a)ᵀ is computed as (S u)(u a)ᵀ / ‖u‖².
 //
-// ALONE says that every sequence has one token.
+// ALONE says that every sequence has one token, GATES that w, a and nu are sums, of which the gates are still to be made:
+//
+// w = exp(−e^−½ σ(w0 + w)), a = σ(a0 + a), v = v + (v_first − v) σ(v0 + nu)
 
 /// Rows of a thread.
 const J: u32 = N / PARTS;
@@ -24,6 +26,8 @@ struct Fetched {
     v: vec4<f32>,
     a: vec4<f32>,
     g: vec4<f32>,
+    v_first: vec4<f32>,
+    nu: vec4<f32>,
 }
 
 var<workgroup> rs: array<vec4<f32>, SIZE>;
@@ -73,8 +77,8 @@ fn wkv7(b: Builtins) {
         for (var f = 0u; f < FETCH; f++) {
             let e = t.index + f * THREADS;
             if e < tokens * N / 4u {
-                let x = next[f];
                 let c = head + 4u * (e % (N / 4u));
+                let x = gated(next[f], c);
                 let u = x.k * vectors[(p.k_k + c) / 4u];
                 let key = x.k * (1.0 + (x.a - 1.0) * vectors[(p.k_a + c) / 4u]);
                 rs[e] = x.r;
@@ -181,6 +185,37 @@ fn row(j: u32) -> u32 {
 
 /// Vector e of tokens from `start` on, of which there are `len`.
 fn fetch(e: u32, head: u32, start: u32, len: u32) -> Fetched {
-    let at = (start + min(e / (N / 4u), len - 1u)) * p.width + head + 4u * (e % (N / 4u));
-    return Fetched(acts[(p.r + at) / 4u], acts[(p.w + at) / 4u], acts[(p.k + at) / 4u], acts[(p.v + at) / 4u], acts[(p.a + at) / 4u], acts[(p.g + at) / 4u]);
+    let token = start + min(e / (N / 4u), len - 1u);
+    let c = head + 4u * (e % (N / 4u));
+    let at = token * p.width + c;
+    let sum = token * p.pitch + c;
+    var x: Fetched;
+    x.r = acts[(p.r + at) / 4u];
+    x.w = acts[(p.w + sum) / 4u];
+    x.k = acts[(p.k + at) / 4u];
+    x.v = acts[(p.v + at) / 4u];
+    x.a = acts[(p.a + sum) / 4u];
+    x.g = acts[(p.g + sum) / 4u];
+    if GATES != 0u && p.first == 0u {
+        x.v_first = acts[(p.v_first + at) / 4u];
+        x.nu = acts[(p.nu + sum) / 4u];
+    }
+    return x;
+}
+
+/// The same with its gates.
+fn gated(sums: Fetched, c: u32) -> Fetched {
+    var x = sums;
+    if GATES != 0u {
+        x.w = exp(-0.60653067 * sigmoid(vectors[(p.w0 + c) / 4u] + x.w));
+        x.a = sigmoid(vectors[(p.a0 + c) / 4u] + x.a);
+        if p.first == 0u {
+            x.v += (x.v_first - x.v) * sigmoid(vectors[(p.v0 + c) / 4u] + x.nu);
+        }
+    }
+    return x;
+}
+
+fn sigmoid(x: vec4<f32>) -> vec4<f32> {
+    return 1.0 / (1.0 + exp(-x));
 }

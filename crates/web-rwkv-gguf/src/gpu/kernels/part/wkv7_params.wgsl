@@ -22,6 +22,12 @@ struct Params {
     y: u32,
     y_width: u32,
     sums: u32, // S r, if there are several workgroups
+    /// Of `wkv7` in blocks: w, a, g and nu from token to token, and what gates are made with.
+    pitch: u32,
+    nu: u32,
+    w0: u32,
+    a0: u32,
+    v0: u32,
 }
 
 /// (norm(y) + (Σ r k r_k) v) g, of mean, 1 / deviation and Σ r k r_k.
