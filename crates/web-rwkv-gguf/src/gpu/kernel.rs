@@ -151,7 +151,7 @@ impl Tile {
     const SUBGROUPS: usize = 4;
     pub(super) const TOKENS: usize = 128;
     const ALL: [Self; 5] = [
-        Self { tokens: 64, across: 1, times: &[60, 74, 91] },
+        Self { tokens: 64, across: 1, times: &[62, 74, 91] },
         Self { tokens: 80, across: 1, times: &[80, 83] },
         Self { tokens: 96, across: 1, times: &[81, 88] },
         Self { tokens: 112, across: 1, times: &[84, 101] },
