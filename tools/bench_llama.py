@@ -120,6 +120,7 @@ class Peer:
     def __init__(self, python: str, path: str, threads: int, repack: bool) -> None:
         line = [python, __file__, "--peer", path, str(threads), str(int(repack))]
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask("memory")  # it has loaded the model and read a text then, and lets the cores go
 
     def ask(self, request: str) -> dict[str, float]:
         self.process.stdin.write(request + "\n")
