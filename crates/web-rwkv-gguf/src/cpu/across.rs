@@ -4,7 +4,7 @@
 use std::{array::from_fn, marker::PhantomData};
 
 use crate::{
-    format::{self, Bytes, Format, Quant, with_quant},
+    format::{self, Bits, Bytes, Format, Quant, with_quant},
     ops::Act,
 };
 

@@ -1,9 +1,9 @@
 //! Products with weights of which eight rows stand side by side: lanes lie along the rows, and no sum goes across them.
 
-use std::{hint, marker::PhantomData};
+use std::{hint, marker::PhantomData, ptr};
 
 use crate::format::{
-    Bytes,
+    Bits, Eights,
     beside::{Beside, ROWS},
 };
 
@@ -17,9 +17,6 @@ use super::{
 /// How far ahead weights are asked for.
 const AHEAD: usize = 2048;
 
-/// A number of each of eight rows for each group of a block.
-type Factors = [[f32; ROWS]; 16];
-
 /// `R` times eight rows of blocks times `T` tokens. With codes u = code + BIAS, and x = x' + lost where x' is rounded,
 /// `Σ (code · scale + offset) x` over a group is `scale (Σ u x' + m Σ lost − BIAS Σ x) + offset Σ x`, with the middle m of all u
 /// for each of them.
@@ -32,48 +29,55 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
     type Output = [[[f32; ROWS]; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
-        // SAFETY: this runs inside `dispatch`.
-        unsafe { self.sums::<V, V::Eight>() }
-    }
-}
-
-impl<Q: Beside, const R: usize, const T: usize> Few<'_, Q, R, T> {
-    #[inline(always)]
-    unsafe fn sums<V: Vector<Eight = E>, E: Vector>(self) -> [[[f32; ROWS]; R]; T] {
         let Self { eights, x } = self;
         let (blocks, groups) = (eights[0].len(), Q::LEN / Q::GROUP);
         const { assert!(Q::LEN == 8 * SHARED) };
-        assert!(E::LANES == ROWS && eights.iter().all(|rows| rows.len() == blocks));
+        // Eights that a register has lanes for.
+        let together = V::LANES / ROWS;
+        assert!(V::LANES.is_multiple_of(ROWS) && R.is_multiple_of(together));
+        assert!(eights.iter().all(|rows| rows.len() == blocks));
         assert!(x.iter().all(|x| x.has(blocks * Q::LEN, Q::GROUP)));
         let (bias, middle) = (f32::from(Q::BIAS), f32::from(Q::BIAS + Q::MIDDLE));
         let mut sums = [[[0.0; ROWS]; R]; T];
-        // SAFETY: the caller's promise is handed on; rows have as many blocks, activations as many values and groups.
+        // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
-            let mut acc = [[E::splat(0.0); T]; R];
-            let (mut scale, mut offset): (Factors, Factors) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
+            let mut acc = [[V::splat(0.0); T]; R];
             for b in 0..blocks {
                 let mut own = [[0.0; 16]; T];
                 for (own, x) in own.iter_mut().zip(&x) {
-                    for g in (0..groups).step_by(ROWS) {
-                        let [sum, lost] = [x.sums, x.lost].map(|x| E::load(x.as_ptr().add(b * groups + g)));
-                        let sum = E::mul(sum, E::splat(-bias));
-                        E::store(own.as_mut_ptr().add(g), E::fma(lost, E::splat(middle), sum));
+                    for g in (0..groups).step_by(V::Eight::LANES) {
+                        let [sum, lost] =
+                            [x.sums, x.lost].map(|x| V::Eight::load(x.as_ptr().add(b * groups + g)));
+                        let sum = V::Eight::mul(sum, V::Eight::splat(-bias));
+                        V::Eight::store(
+                            own.as_mut_ptr().add(g),
+                            V::Eight::fma(lost, V::Eight::splat(middle), sum),
+                        );
                     }
                 }
-                for r in 0..R {
+                for r in 0..R / together {
                     // LLVM would read them before the loop, and keep what has no register in memory, eight times as long.
                     let (x, own) = hint::black_box((&x, &own));
-                    let eight: *const u8 = eights[r].as_ptr().add(b).cast();
-                    Q::factors_beside::<V::Bytes>(eight, &mut scale, &mut offset);
+                    let mut places = [ptr::null(); R];
+                    for (place, rows) in places.iter_mut().zip(&eights[r * together..]) {
+                        *place = rows.as_ptr().add(b).cast::<u8>();
+                    }
+                    let places = &places[..together];
+                    let (mut scale, mut offset) = ([V::splat(0.0); 16], [V::splat(0.0); 16]);
+                    Q::factors_beside::<V::Int>(places, &mut scale, &mut offset);
                     macro_rules! part {
                         ($i:expr) => {
-                            let next = eight.wrapping_add(AHEAD + $i * size_of::<Q>());
-                            prefetch::<V>(next, size_of::<Q>());
+                            for place in places {
+                                prefetch::<V>(
+                                    place.wrapping_add(AHEAD + $i * size_of::<Q>()),
+                                    size_of::<Q>(),
+                                );
+                            }
                             for half in 0..SHARED / Q::GROUP {
-                                let mut sums = [E::zero(); T];
+                                let mut sums = [[V::zero(); 2]; T];
                                 let words = Q::GROUP / 4;
                                 for w in half * words..(half + 1) * words {
-                                    let codes = Q::biased_beside::<V::Bytes>(eight, $i, w);
+                                    let codes = Q::biased_beside::<V::Int>(places, $i, w);
                                     for t in 0..T {
                                         let x = x[t].codes.as_ptr().add((8 * b + $i) * SHARED / 2);
                                         sums[t] = V::dot_beside(codes, x, w, sums[t]);
@@ -81,12 +85,13 @@ impl<Q: Beside, const R: usize, const T: usize> Few<'_, Q, R, T> {
                                 }
                                 let g = $i * (SHARED / Q::GROUP) + half;
                                 for t in 0..T {
-                                    let x_scale = E::splat(*x[t].scale.as_ptr().add(b * groups + g));
-                                    let sum = E::fma(E::to_float(sums[t]), x_scale, E::splat(own[t][g]));
-                                    acc[r][t] = E::fma(sum, E::load(scale[g].as_ptr()), acc[r][t]);
+                                    let x_scale = V::splat(*x[t].scale.as_ptr().add(b * groups + g));
+                                    let sum = V::to_float(V::sum_beside(sums[t]));
+                                    let sum = V::fma(sum, x_scale, V::splat(own[t][g]));
+                                    acc[r][t] = V::fma(sum, scale[g], acc[r][t]);
                                     if Q::OFFSETS {
-                                        let x_sum = E::splat(*x[t].sums.as_ptr().add(b * groups + g));
-                                        acc[r][t] = E::fma(E::load(offset[g].as_ptr()), x_sum, acc[r][t]);
+                                        let x_sum = V::splat(*x[t].sums.as_ptr().add(b * groups + g));
+                                        acc[r][t] = V::fma(offset[g], x_sum, acc[r][t]);
                                     }
                                 }
                             }
@@ -96,8 +101,8 @@ impl<Q: Beside, const R: usize, const T: usize> Few<'_, Q, R, T> {
                 }
             }
             for t in 0..T {
-                for r in 0..R {
-                    E::store(sums[t][r].as_mut_ptr(), acc[r][t]);
+                for r in 0..R / together {
+                    V::store(sums[t][r * together].as_mut_ptr(), acc[r][t]);
                 }
             }
         }
@@ -118,23 +123,20 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
     unsafe fn run<V: Vector>(self) {
         let Self { blocks, y, width } = self;
         assert!(V::LANES == ROWS && y.len() >= (blocks.len() * Q::LEN - 1) * width + ROWS);
-        let (mut scale, mut offset): (Factors, Factors) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
         for (b, block) in blocks.iter().enumerate() {
             // SAFETY: this runs inside `dispatch`, and y has the room.
             unsafe {
-                let eight: *const u8 = block.as_ptr().cast();
-                Q::factors_beside::<V::Bytes>(eight, &mut scale, &mut offset);
+                let (mut scale, mut offset) = ([V::splat(0.0); 16], [V::splat(0.0); 16]);
+                let eight = &[block.as_ptr().cast()];
+                Q::factors_beside::<V::Int>(eight, &mut scale, &mut offset);
                 for i in 0..8 {
                     for w in 0..8 {
                         let g = (32 * i + 4 * w) / Q::GROUP;
-                        let scale = V::load(scale[g].as_ptr());
-                        let offset =
-                            V::fma(scale, V::splat(-f32::from(Q::BIAS)), V::load(offset[g].as_ptr()));
-                        let codes = Q::biased_beside::<V::Bytes>(eight, i, w);
-                        let values = V::decode_beside(codes, scale, offset);
+                        let offset = V::fma(scale[g], V::splat(-f32::from(Q::BIAS)), offset[g]);
+                        let codes = Q::biased_beside::<V::Int>(eight, i, w).unsigned();
                         let y = y.as_mut_ptr().add((b * Q::LEN + 32 * i + 4 * w) * width);
-                        for (c, value) in values.into_iter().enumerate() {
-                            V::store(y.add(c * width), value);
+                        for (c, code) in codes.into_iter().enumerate() {
+                            V::store(y.add(c * width), V::fma(code, scale[g], offset));
                         }
                     }
                 }
@@ -163,29 +165,32 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
         let codes = codes.chunks_exact_mut(words * Q::LEN / 4 * V::LANES);
         let factors =
             scales.chunks_exact_mut(groups * V::LANES).zip(offsets.chunks_exact_mut(groups * V::LANES));
-        let (mut scale, mut offset): (Factors, Factors) = ([[0.0; ROWS]; 16], [[0.0; ROWS]; 16]);
         for ((block, codes), (scales, offsets)) in blocks.iter().zip(codes).zip(factors) {
-            let eight: *const u8 = block.as_ptr().cast();
-            // SAFETY: this runs inside `dispatch`, here and below.
-            unsafe { Q::factors_beside::<V::Bytes>(eight, &mut scale, &mut offset) };
-            let factors = scales.chunks_exact_mut(V::LANES).zip(offsets.chunks_exact_mut(V::LANES));
-            for (g, (scales, offsets)) in factors.enumerate() {
-                for r in 0..ROWS {
-                    scales[lane + r] = scale[g][r];
-                    offsets[lane + r] = offset[g][r] + f32::from(Q::MIDDLE) * scale[g][r];
+            let eight = &[block.as_ptr().cast()];
+            // SAFETY: this runs inside `dispatch`, and there is a lane for each row, here and below.
+            unsafe {
+                let zero = V::Eight::splat(0.0);
+                let (mut scale, mut offset) = ([zero; 16], [zero; 16]);
+                Q::factors_beside::<<V::Eight as Vector>::Int>(eight, &mut scale, &mut offset);
+                let factors = scales.chunks_exact_mut(V::LANES).zip(offsets.chunks_exact_mut(V::LANES));
+                for ((scales, offsets), (scale, offset)) in factors.zip(scale.into_iter().zip(offset)) {
+                    V::Eight::store(scales.as_mut_ptr().add(lane), scale);
+                    let offset = V::Eight::fma(scale, V::Eight::splat(f32::from(Q::MIDDLE)), offset);
+                    V::Eight::store(offsets.as_mut_ptr().add(lane), offset);
                 }
             }
             for (n, to) in codes.chunks_exact_mut(words * V::LANES).enumerate() {
-                let mut four = [0; 4 * ROWS];
-                // SAFETY: as above, and each word has a lane for each row.
+                // SAFETY: as above.
                 unsafe {
-                    let codes = Q::biased_beside::<V::Bytes>(eight, n / 8, n % 8);
-                    codes.less(Q::BIAS + Q::MIDDLE).store(&mut four);
-                    let four: *const i8 = four.as_ptr().cast();
+                    let codes = Q::biased_beside::<<V::Eight as Vector>::Int>(eight, n / 8, n % 8);
+                    let codes = codes.less(Q::BIAS + Q::MIDDLE);
                     if I::PER == 4 {
-                        V::Eight::store_ints(to.as_mut_ptr().add(lane), V::Eight::load_ints(four.cast()));
+                        V::Eight::store_ints(to.as_mut_ptr().add(lane), codes);
                     } else {
-                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(V::Eight::widen_quads(four)) {
+                        let mut four = [0; ROWS];
+                        V::Eight::store_ints(four.as_mut_ptr(), codes);
+                        let pairs = V::Eight::widen_quads(four.as_ptr().cast());
+                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(pairs) {
                             V::Eight::store_ints(to.as_mut_ptr().add(lane), pairs);
                         }
                     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::Bytes;
+use crate::format::{Bytes, Eights};
 
 /// An instruction set of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +116,7 @@ pub(super) trait Lanes: Copy {
 /// # Safety
 /// As [`Lanes`].
 pub(super) trait Vector: Lanes {
-    type Int: Copy;
+    type Int: Eights<Floats = Self>;
     type Bytes: Bytes;
     /// Eight lanes, or fewer.
     type Eight: Vector<Bytes = Self::Bytes>;
@@ -127,7 +127,8 @@ pub(super) trait Vector: Lanes {
     /// The most that a code times the length of its group may be for sums of products of bytes to have room; zero where
     /// such products are not faster than those of floats.
     const BYTES: usize;
-    /// Whether rows that stand side by side, see [`beside`](crate::format::beside), are faster: then `Eight` has a lane for each.
+    /// Whether rows that stand side by side, see [`beside`](crate::format::beside), are faster: then `Eight` has a lane for each
+    /// of eight.
     const BESIDE: bool = false;
     /// Runs a kernel in a function of its own, which the compiler gives all the registers.
     unsafe fn call<K: Kernel>(k: K) -> K::Output;
@@ -158,18 +159,16 @@ pub(super) trait Vector: Lanes {
     unsafe fn arrange(x: &mut [i16; 32]);
     /// Sums of products of 32 unsigned codes and 32 arranged numbers, those of each half in a half of the lanes.
     unsafe fn dot_codes(codes: Self::Bytes, x: *const i16) -> Self::Int;
-    /// With `BESIDE` in the lane of each row, added to c, the products of four unsigned codes and of numbers `4 w ..` of 32
-    /// arranged ones.
-    unsafe fn dot_beside(
-        _codes: Self::Bytes,
-        _x: *const i32,
-        _w: usize,
-        _c: <Self::Eight as Vector>::Int,
-    ) -> <Self::Eight as Vector>::Int {
+    /// Puts 32 numbers in the order in which `dot_beside` takes them.
+    unsafe fn arrange_beside(_x: &mut [i16; 32]) {
         unreachable!("rows do not stand side by side")
     }
-    /// With eight lanes of four unsigned codes of each row the values: `code · scale + offset`.
-    unsafe fn decode_beside(_codes: Self::Bytes, _scale: Self, _offset: Self) -> [Self; 4] {
+    /// In the lane of each row the products of four unsigned codes, below 128, and of numbers `4 w ..` of 32 arranged ones, added
+    /// to sums that `sum_beside` adds up.
+    unsafe fn dot_beside(_codes: Self::Int, _x: *const i32, _w: usize, _c: [Self::Int; 2]) -> [Self::Int; 2] {
+        unreachable!("rows do not stand side by side")
+    }
+    unsafe fn sum_beside(_c: [Self::Int; 2]) -> Self::Int {
         unreachable!("rows do not stand side by side")
     }
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
@@ -255,8 +254,8 @@ impl Lanes for f32 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Bytes, Kernel, Lanes, Vector};
-    use crate::format::q4_k::Factors;
+    use super::{Bytes, Eights, Kernel, Lanes, Vector};
+    use crate::format::{Bits, beside::ROWS, q4_k::Factors};
     use std::arch::{asm, x86_64::*};
 
     impl Lanes for __m256 {
@@ -332,17 +331,14 @@ mod x86 {
                 let even = _mm256_madd_epi16(even, _mm256_loadu_si256(x.cast()));
                 _mm256_add_epi32(even, _mm256_madd_epi16(odd, _mm256_loadu_si256(x.add(16).cast())))
             };
-            fn dot_beside(codes: __m256i, x: *const i32, w: usize, c: __m256i) -> __m256i = {
+            fn arrange_beside(x: &mut [i16; 32]) = Self::arrange(x);
+            fn dot_beside(codes: __m256i, x: *const i32, w: usize, [c, none]: [__m256i; 2]) -> [__m256i; 2] = {
                 let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
                 let even = _mm256_madd_epi16(even, _mm256_set1_epi32(*x.add(w)));
                 let odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_set1_epi32(*x.add(8 + w)));
-                _mm256_add_epi32(c, _mm256_add_epi32(even, odd))
+                [_mm256_add_epi32(c, _mm256_add_epi32(even, odd)), none]
             };
-            fn decode_beside(codes: __m256i, scale: __m256, offset: __m256) -> [__m256; 4] = {
-                let value = |x| _mm256_fmadd_ps(_mm256_cvtepi32_ps(x), scale, offset);
-                let [a, b, c, d] = bytes(codes);
-                [value(a), value(b), value(c), value(d)]
-            };
+            fn sum_beside([c, _]: [__m256i; 2]) -> __m256i = c;
             fn widen_quads(x: *const i8) -> [__m256i; 2] = {
                 // Each byte to the top of a 16-bit half, from where it is shifted down with its sign.
                 let x = _mm256_loadu_si256(x.cast());
@@ -358,6 +354,45 @@ mod x86 {
             fn quads_to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(_mm256_madd_epi16(x, _mm256_set1_epi16(1)));
             fn prefetch(x: *const u8) = prefetch(x);
             fn prefetch_kept(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());
+        }
+    }
+
+    impl Bits for __m256i {
+        functions! {
+            fn bits(self, shift: u32, mask: u8) -> Self = {
+                let x = _mm256_srl_epi16(self, _mm_cvtsi32_si128(shift as i32));
+                _mm256_and_si256(x, _mm256_set1_epi8(mask as i8))
+            };
+            fn or(self, x: Self, shift: u32) -> Self =
+                _mm256_or_si256(self, _mm256_sll_epi16(x, _mm_cvtsi32_si128(shift as i32)));
+            fn less(self, n: u8) -> Self = _mm256_sub_epi8(self, _mm256_set1_epi8(n as i8));
+        }
+    }
+
+    impl Eights for __m256i {
+        type Floats = __m256;
+        functions! {
+            fn load(eights: &[*const u8], at: usize) -> Self = _mm256_loadu_si256(eights[0].add(ROWS * at).cast());
+            fn f16s(self) -> [__m256; 2] = {
+                // The first of all rows, then the last.
+                let order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+                let halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(self, order), 0b11_01_10_00);
+                [_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))]
+            };
+            fn last_f16(eights: &[*const u8], at: usize) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(eights[0].add(ROWS * at).cast()));
+            fn unsigned(self) -> [__m256; 4] = {
+                let low = _mm256_set1_epi32(0xff);
+                let shifted = [self, _mm256_srli_epi32(self, 8), _mm256_srli_epi32(self, 16)];
+                let [a, b, c] = shifted.map(|x| _mm256_and_si256(x, low));
+                [a, b, c, _mm256_srli_epi32(self, 24)].map(|x| _mm256_cvtepi32_ps(x))
+            };
+            fn signed(self) -> [__m256; 4] = {
+                // From the top of a lane a byte is shifted down with its sign.
+                let tops = [_mm256_slli_epi32(self, 24), _mm256_slli_epi32(self, 16), _mm256_slli_epi32(self, 8), self];
+                tops.map(|x| _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24)))
+            };
+            fn product(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+            fn negative(x: __m256) -> __m256 = _mm256_xor_ps(x, _mm256_set1_ps(-0.0));
         }
     }
 
@@ -392,50 +427,8 @@ mod x86 {
                 _mm256_storeu_ps(scale.as_mut_ptr(), _mm256_mul_ps(numbers(scales), d));
                 _mm256_storeu_ps(offset.as_mut_ptr(), _mm256_mul_ps(numbers(minimums), dmin));
             };
-            fn factors_beside(eight: *const u8, scale: &mut [[f32; 8]; 8], offset: &mut [[f32; 8]; 8]) = {
-                let word = |w: usize| _mm256_loadu_si256(eight.add(32 * w).cast());
-                let (halves, scales, minimums, last) = (word(0), word(1), word(2), word(3));
-                // d of all rows, then dmin.
-                let order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-                let halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(halves, order), 0b11_01_10_00);
-                let d = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
-                let dmin = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
-                let dmin = _mm256_xor_ps(dmin, _mm256_set1_ps(-0.0));
-                let bits = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
-                let high = |x| bits(_mm256_srli_epi16(x, 2), 0x30);
-                let parts = [
-                    (bits(scales, 63), bits(minimums, 63)),
-                    (_mm256_or_si256(bits(last, 15), high(scales)), _mm256_or_si256(bits(_mm256_srli_epi16(last, 4), 15), high(minimums))),
-                ];
-                for (half, (scales, minimums)) in parts.into_iter().enumerate() {
-                    let (scale, offset) = (scale.as_mut_ptr().add(4 * half), offset.as_mut_ptr().add(4 * half));
-                    for (i, (a, b)) in bytes(scales).into_iter().zip(bytes(minimums)).enumerate() {
-                        _mm256_storeu_ps(scale.add(i).cast(), _mm256_mul_ps(_mm256_cvtepi32_ps(a), d));
-                        _mm256_storeu_ps(offset.add(i).cast(), _mm256_mul_ps(_mm256_cvtepi32_ps(b), dmin));
-                    }
-                }
-            };
-            fn scaled_beside(x: &[[[i8; 4]; 8]; 4], by: &[[u8; 2]; 8], y: &mut [[f32; 8]; 16]) = {
-                let by = _mm256_cvtph_ps(_mm_loadu_si128(by.as_ptr().cast()));
-                for (x, y) in x.iter().zip(y.as_chunks_mut::<4>().0) {
-                    // From the top of a lane a byte is shifted down with its sign.
-                    let x = _mm256_loadu_si256(x.as_ptr().cast());
-                    let tops = [_mm256_slli_epi32(x, 24), _mm256_slli_epi32(x, 16), _mm256_slli_epi32(x, 8), x];
-                    for (x, y) in tops.into_iter().zip(y) {
-                        let x = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
-                        _mm256_storeu_ps(y.as_mut_ptr(), _mm256_mul_ps(x, by));
-                    }
-                }
-            };
             fn load(x: &[u8; 32]) -> Self = _mm256_loadu_si256(x.as_ptr().cast());
             fn store(self, y: &mut [u8; 32]) = _mm256_storeu_si256(y.as_mut_ptr().cast(), self);
-            fn bits(self, shift: u32, mask: u8) -> Self = {
-                let x = _mm256_srl_epi16(self, _mm_cvtsi32_si128(shift as i32));
-                _mm256_and_si256(x, _mm256_set1_epi8(mask as i8))
-            };
-            fn or(self, x: Self, shift: u32) -> Self =
-                _mm256_or_si256(self, _mm256_sll_epi16(x, _mm_cvtsi32_si128(shift as i32)));
-            fn less(self, n: u8) -> Self = _mm256_sub_epi8(self, _mm256_set1_epi8(n as i8));
             fn nibbles(x: &[u8; 16]) -> Self = {
                 let x = _mm_loadu_si128(x.as_ptr().cast());
                 _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))
@@ -452,19 +445,6 @@ mod x86 {
                 _mm256_shuffle_epi8(table, self)
             };
         }
-    }
-
-    /// The four bytes of each lane of 32 bits.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn bytes(x: __m256i) -> [__m256i; 4] {
-        let low = _mm256_set1_epi32(0xff);
-        [
-            _mm256_and_si256(x, low),
-            _mm256_and_si256(_mm256_srli_epi32(x, 8), low),
-            _mm256_and_si256(_mm256_srli_epi32(x, 16), low),
-            _mm256_srli_epi32(x, 24),
-        ]
     }
 
     #[inline(always)]
@@ -530,7 +510,7 @@ mod x86 {
     macro_rules! sums {
         ($($name:ident $instruction:literal $int:ident $register:ident)*) => {
             $(#[inline]
-            #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+            #[target_feature(enable = "avx512f,avx512vnni")]
             fn $name(a: $int, b: $int, mut sum: $int) -> $int {
                 // SAFETY: the instruction works on these registers only.
                 unsafe {
@@ -543,8 +523,47 @@ mod x86 {
     }
     sums! {
         dpwssd "vpdpwssd" __m512i zmm_reg
-        dpwssd_8 "vpdpwssd" __m256i ymm_reg
         dpbusd "vpdpbusd" __m512i zmm_reg
+    }
+
+    impl Bits for __m512i {
+        functions! {
+            fn bits(self, shift: u32, mask: u8) -> Self = {
+                let x = _mm512_srl_epi16(self, _mm_cvtsi32_si128(shift as i32));
+                _mm512_and_si512(x, _mm512_set1_epi8(mask as i8))
+            };
+            fn or(self, x: Self, shift: u32) -> Self =
+                _mm512_or_si512(self, _mm512_sll_epi16(x, _mm_cvtsi32_si128(shift as i32)));
+            fn less(self, n: u8) -> Self = _mm512_sub_epi8(self, _mm512_set1_epi8(n as i8));
+        }
+    }
+
+    impl Eights for __m512i {
+        type Floats = __m512;
+        functions! {
+            fn load(eights: &[*const u8], at: usize) -> Self = {
+                let [a, b] = [eights[0], eights[1]].map(|eight| _mm256_loadu_si256(eight.add(ROWS * at).cast()));
+                _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1)
+            };
+            fn f16s(self) -> [__m512; 2] =
+                [self, _mm512_srli_epi32(self, 16)].map(|x| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)));
+            fn last_f16(eights: &[*const u8], at: usize) -> __m512 = {
+                let [a, b] = [eights[0], eights[1]].map(|eight| _mm_loadu_si128(eight.add(ROWS * at).cast()));
+                _mm512_cvtph_ps(_mm256_set_m128i(b, a))
+            };
+            fn unsigned(self) -> [__m512; 4] = {
+                let low = _mm512_set1_epi32(0xff);
+                let shifted = [self, _mm512_srli_epi32(self, 8), _mm512_srli_epi32(self, 16)];
+                let [a, b, c] = shifted.map(|x| _mm512_and_si512(x, low));
+                [a, b, c, _mm512_srli_epi32(self, 24)].map(|x| _mm512_cvtepi32_ps(x))
+            };
+            fn signed(self) -> [__m512; 4] = {
+                let tops = [_mm512_slli_epi32(self, 24), _mm512_slli_epi32(self, 16), _mm512_slli_epi32(self, 8), self];
+                tops.map(|x| _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24)))
+            };
+            fn product(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+            fn negative(x: __m512) -> __m512 = _mm512_xor_ps(x, _mm512_set1_ps(-0.0));
+        }
     }
 
     impl Lanes for __m512 {
@@ -599,12 +618,17 @@ mod x86 {
             fn arrange(_x: &mut [i16; 32]) = ();
             fn dot_codes(codes: __m256i, x: *const i16) -> __m512i =
                 dpwssd(_mm512_cvtepu8_epi16(codes), _mm512_loadu_si512(x.cast()), _mm512_setzero_si512());
-            fn dot_beside(codes: __m256i, x: *const i32, w: usize, c: __m256i) -> __m256i = {
-                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
-                let last = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
-                let sum = dpwssd_8(_mm256_shuffle_epi8(codes, first), _mm256_set1_epi32(*x.add(2 * w)), c);
-                dpwssd_8(_mm256_shuffle_epi8(codes, last), _mm256_set1_epi32(*x.add(2 * w + 1)), sum)
+            fn arrange_beside(x: &mut [i16; 32]) = {
+                // The low bytes, which are unsigned, then the high ones.
+                let y = _mm512_loadu_si512(x.as_ptr().cast());
+                let y = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(y)), _mm512_cvtepi16_epi8(_mm512_srli_epi16(y, 8)), 1);
+                _mm512_storeu_si512(x.as_mut_ptr().cast(), y);
             };
+            fn dot_beside(codes: __m512i, x: *const i32, w: usize, [low, high]: [__m512i; 2]) -> [__m512i; 2] = [
+                _mm512_dpbusd_epi32(low, _mm512_set1_epi32(*x.add(w)), codes),
+                _mm512_dpbusd_epi32(high, codes, _mm512_set1_epi32(*x.add(8 + w))),
+            ];
+            fn sum_beside([low, high]: [__m512i; 2]) -> __m512i = _mm512_add_epi32(low, _mm512_slli_epi32(high, 8));
             fn widen_quads(x: *const i8) -> [__m512i; 2] = {
                 let x = _mm512_loadu_si512(x.cast());
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
@@ -625,7 +649,8 @@ mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::{Bytes, Kernel, Lanes, Vector};
+    use super::{Bytes, Eights, Kernel, Lanes, Vector};
+    use crate::format::Bits;
     use std::arch::{aarch64::*, asm};
 
     impl Lanes for float32x4_t {
@@ -734,6 +759,34 @@ mod arm {
         }
     }
 
+    // Rows do not stand side by side.
+    impl Bits for int32x4_t {
+        functions! {
+            fn bits(self, _shift: u32, _mask: u8) -> Self = unreachable!();
+            fn or(self, _x: Self, _shift: u32) -> Self = unreachable!();
+            fn less(self, _n: u8) -> Self = unreachable!();
+        }
+    }
+
+    impl Eights for int32x4_t {
+        type Floats = float32x4_t;
+    }
+
+    impl Bits for uint8x16x2_t {
+        functions! {
+            fn bits(self, shift: u32, mask: u8) -> Self = {
+                let (shift, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
+                uint8x16x2_t(vandq_u8(vshlq_u8(self.0, shift), mask), vandq_u8(vshlq_u8(self.1, shift), mask))
+            };
+            fn or(self, x: Self, shift: u32) -> Self = {
+                let shift = vdupq_n_s8(shift as i8);
+                uint8x16x2_t(vorrq_u8(self.0, vshlq_u8(x.0, shift)), vorrq_u8(self.1, vshlq_u8(x.1, shift)))
+            };
+            fn less(self, n: u8) -> Self =
+                uint8x16x2_t(vsubq_u8(self.0, vdupq_n_u8(n)), vsubq_u8(self.1, vdupq_n_u8(n)));
+        }
+    }
+
     impl Bytes for uint8x16x2_t {
         functions! {
             fn f16(x: [u8; 2]) -> f32 = crate::format::f16(x);
@@ -745,16 +798,6 @@ mod arm {
             };
             fn load(x: &[u8; 32]) -> Self = vld1q_u8_x2(x.as_ptr());
             fn store(self, y: &mut [u8; 32]) = vst1q_u8_x2(y.as_mut_ptr(), self);
-            fn bits(self, shift: u32, mask: u8) -> Self = {
-                let (shift, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
-                uint8x16x2_t(vandq_u8(vshlq_u8(self.0, shift), mask), vandq_u8(vshlq_u8(self.1, shift), mask))
-            };
-            fn or(self, x: Self, shift: u32) -> Self = {
-                let shift = vdupq_n_s8(shift as i8);
-                uint8x16x2_t(vorrq_u8(self.0, vshlq_u8(x.0, shift)), vorrq_u8(self.1, vshlq_u8(x.1, shift)))
-            };
-            fn less(self, n: u8) -> Self =
-                uint8x16x2_t(vsubq_u8(self.0, vdupq_n_u8(n)), vsubq_u8(self.1, vdupq_n_u8(n)));
             fn nibbles(x: &[u8; 16]) -> Self = {
                 let x = vld1q_u8(x.as_ptr());
                 uint8x16x2_t(vandq_u8(x, vdupq_n_u8(15)), vshrq_n_u8(x, 4))
@@ -890,22 +933,24 @@ mod tests {
                 assert_eq!(sums[..n / 2].iter().sum::<i32>(), half(0));
                 assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
                 if V::BESIDE {
-                    let (codes, w) = (V::Bytes::load(&bytes), 5);
-                    let (mut sums, mut values) = ([0; 8], [[0.0; 8]; 4]);
-                    let three = V::Eight::splat_int(&3);
-                    V::Eight::store_ints(
-                        sums.as_mut_ptr(),
-                        V::dot_beside(codes, arranged.as_ptr().cast(), w, three),
-                    );
-                    let (scale, offset) = (V::Eight::load(x.as_ptr()), V::Eight::splat(0.25));
-                    let of_all = V::Eight::decode_beside(codes, scale, offset);
-                    values.iter_mut().zip(of_all).for_each(|(y, x)| V::Eight::store(y.as_mut_ptr(), x));
-                    for (r, sum) in sums.into_iter().enumerate() {
-                        let code = |i: usize| bytes[4 * r + i];
-                        let dot = (0..4).map(|i| i32::from(p[4 * w + i]) * i32::from(code(i))).sum::<i32>();
-                        assert_eq!(sum, dot + 3);
-                        for (i, values) in values.iter().enumerate() {
-                            assert_eq!(values[r], f32::from(code(i)) * x[r] + 0.25);
+                    // Rows of an eight, or two; codes are below 128.
+                    let eights: Vec<[u8; 32]> =
+                        (0..n / 8).map(|e| bytes.map(|x| x.wrapping_mul(3 + 4 * e as u8) & 127)).collect();
+                    let places: Vec<_> = eights.iter().map(|x| x.as_ptr()).collect();
+                    let (codes, w) = (<V::Int as Eights>::load(&places, 0), 5);
+                    let code = |r: usize, i: usize| eights.as_flattened()[4 * r + i];
+                    let mut arranged: [i16; 32] = std::array::from_fn(|i| p[i]);
+                    V::arrange_beside(&mut arranged);
+                    let sums = V::dot_beside(codes, arranged.as_ptr().cast(), w, [V::zero(); 2]);
+                    let sums = V::sum_beside(V::dot_beside(codes, arranged.as_ptr().cast(), w + 1, sums));
+                    let numbers = codes.unsigned().map(floats);
+                    for (r, sum) in ints(sums).into_iter().enumerate() {
+                        let dot = |w: usize| {
+                            (0..4).map(|i| i32::from(p[4 * w + i]) * i32::from(code(r, i))).sum::<i32>()
+                        };
+                        assert_eq!(sum, dot(w) + dot(w + 1));
+                        for (i, numbers) in numbers.iter().enumerate() {
+                            assert_eq!(numbers[r], f32::from(code(r, i)));
                         }
                     }
                 }

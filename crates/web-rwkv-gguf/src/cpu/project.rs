@@ -20,7 +20,7 @@ use super::{
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
-    rounded::{Integers, Pairs, Quads, Rounded, Token, tiles},
+    rounded::{Integers, Order, Pairs, Quads, Rounded, Token, tiles},
     scalar,
     sparse::Masks,
 };
@@ -150,10 +150,11 @@ impl<'a> Input<'a> {
             return Self { x, way, columns, made: Made::Masks(masks) };
         }
         let made = match way {
-            Way::Along | Way::Beside => Made::Pairs(Rounded::new(cpu, x, columns, 1)),
+            Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, Order::Along)),
+            Way::Beside => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside)),
             Way::AlongFloats | Way::AlongDecoded | Way::Gemm => Made::Nothing,
-            Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, TOKENS)),
-            Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, TOKENS)),
+            Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS))),
+            Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS))),
         };
         Self { x, way, columns, made }
     }

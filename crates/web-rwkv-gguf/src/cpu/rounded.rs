@@ -115,8 +115,18 @@ impl Integers for Quads {
     }
 }
 
-/// Activations of T tokens as integers, `x = code · scale`, in tiles of n tokens; pairs in tiles of one are arranged as
-/// [`Vector::dot_codes`] takes them.
+/// How the 32 numbers of a group stand.
+#[derive(Clone, Copy)]
+pub(super) enum Order {
+    /// As they are, those of at most so many tokens in turn.
+    Tiles(usize),
+    /// A token as [`Vector::dot_codes`] takes it.
+    Along,
+    /// As [`Vector::dot_beside`] does.
+    Beside,
+}
+
+/// Activations of T tokens as integers, `x = code · scale`, in tiles of n tokens.
 pub(super) struct Rounded<I> {
     pub(super) columns: usize,
     codes: Lines<i32>, // tiles of [K / PER, n]
@@ -128,8 +138,9 @@ pub(super) struct Rounded<I> {
 }
 
 impl<I: Integers> Rounded<I> {
-    /// The first `columns` of each row of x, which are whole groups of 32; tiles of at most `most` tokens.
-    pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, most: usize) -> Self {
+    /// The first `columns` of each row of x, which are whole groups of 32.
+    pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, order: Order) -> Self {
+        let most = if let Order::Tiles(most) = order { most } else { 1 };
         let (tokens, groups, lanes) = (x.tokens(), columns / SHARED, columns / I::PER);
         let floats = || [vec![0.0; tokens * 2 * groups], vec![0.0; tokens * groups]];
         let mut codes = Lines::default();
@@ -152,7 +163,10 @@ impl<I: Integers> Rounded<I> {
                 let scale = [scale[0].part(t, 0, 2 * n * groups), scale[1].part(t, 0, n * groups)];
                 let sums = [sums[0].part(t, 0, 2 * n * groups), sums[1].part(t, 0, n * groups)];
                 let lost = [lost[0].part(t, 0, 2 * n * groups), lost[1].part(t, 0, n * groups)];
-                dispatch(cpu.level(), Quantize { x, t, n, columns, codes, scale, sums, lost, integers });
+                dispatch(
+                    cpu.level(),
+                    Quantize { x, t, n, columns, order, codes, scale, sums, lost, integers },
+                );
             }
         });
         y
@@ -221,6 +235,7 @@ struct Quantize<'a, I> {
     t: usize,
     n: usize,
     columns: usize,
+    order: Order,
     codes: &'a mut [i32],
     scale: [&'a mut [f32]; 2],
     sums: [&'a mut [f32]; 2],
@@ -269,9 +284,11 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                     let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
                     put(&mut self.scale, at, [scale; 3]);
                     put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
-                    if n == 1 && I::PER == 2 {
-                        put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
-                        V::arrange(&mut codes);
+                    put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
+                    match self.order {
+                        Order::Tiles(_) => (),
+                        Order::Along => V::arrange(&mut codes),
+                        Order::Beside => V::arrange_beside(&mut codes),
                     }
                 }
                 let to = &mut self.codes[g * SHARED / I::PER * n..][..SHARED / I::PER * n];

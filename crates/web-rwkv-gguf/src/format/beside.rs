@@ -2,52 +2,43 @@
 //! the next four of each, and two at the end if its bytes are no fours; then the second blocks. Lanes then lie along the rows, and
 //! no sum goes across them.
 
-use std::array;
-
-use super::{Bytes, Format, Quant};
+use super::{Bits, Bytes, Eights, Format, Quant};
 
 /// Rows that stand side by side.
 pub(crate) const ROWS: usize = 8;
 
 /// Blocks that may stand so.
 pub(crate) trait Beside: Quant {
-    /// 32 codes plus BIAS: number `32 i ..` of a block, or what stands in the same places of eight.
+    /// Codes plus BIAS: number `32 i ..` of a block, or what stands in the same places of others.
     ///
     /// # Safety
-    /// As [`Bytes`], here and below.
-    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B;
+    /// As [`Bits`], here and below.
+    unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B;
 
-    /// Codes `32 i + 4 w ..` of the blocks of eight rows plus BIAS, four of each row.
+    /// Codes `32 i + 4 w ..` plus BIAS, four of each row of the eights.
     ///
     /// # Safety
-    /// As above, and `eight` are the blocks of eight rows, here and below.
+    /// As [`Eights`], here and below.
     #[inline(always)]
-    unsafe fn biased_beside<B: Bytes>(eight: *const u8, i: usize, w: usize) -> B {
-        // SAFETY: the caller's promise is handed on, here and below.
-        unsafe { Self::code(Eight(eight, w), i) }
+    unsafe fn biased_beside<E: Eights>(eights: &[*const u8], i: usize, w: usize) -> E {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { Self::code(Fours(eights, w), i) }
     }
 
-    /// Writes the scales and offsets of each group, those of eight rows side by side: of blocks that begin with them as those
-    /// of Q4_K.
-    #[inline(always)]
-    unsafe fn factors_beside<B: Bytes>(
-        eight: *const u8,
-        scale: &mut [[f32; ROWS]; 16],
-        offset: &mut [[f32; ROWS]; 16],
-    ) {
-        // SAFETY: as above.
-        unsafe {
-            B::factors_beside(eight, &mut scale.as_chunks_mut().0[0], &mut offset.as_chunks_mut().0[0])
-        };
-    }
+    /// Writes the scales of each group and, if there are any, the offsets.
+    unsafe fn factors_beside<E: Eights>(
+        eights: &[*const u8],
+        scale: &mut [E::Floats; 16],
+        offset: &mut [E::Floats; 16],
+    );
 }
 
-/// Where 32 bytes of a block come from that are taken apart alike.
+/// Where bytes of blocks come from that are taken apart alike.
 pub(crate) trait Source<B> {
-    /// Those `at` bytes from its beginning.
+    /// Those `at` bytes from the beginning.
     ///
     /// # Safety
-    /// As [`Bytes`].
+    /// As [`Bits`].
     unsafe fn load(&self, at: usize) -> B;
 }
 
@@ -63,14 +54,14 @@ impl<B: Bytes, Q> Source<B> for Row<'_, Q> {
     }
 }
 
-/// Of the blocks of eight rows four bytes each, those of number `.1` of 32.
-pub(super) struct Eight(pub(super) *const u8, pub(super) usize);
+/// Of the blocks of eights four bytes each, those of number `.1` of 32.
+struct Fours<'a>(&'a [*const u8], usize);
 
-impl<B: Bytes> Source<B> for Eight {
+impl<E: Eights> Source<E> for Fours<'_> {
     #[inline(always)]
-    unsafe fn load(&self, at: usize) -> B {
-        // SAFETY: the blocks have as many bytes, and the rest is the caller's promise.
-        unsafe { B::load(&*self.0.add(ROWS * at + 32 * self.1).cast()) }
+    unsafe fn load(&self, at: usize) -> E {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { E::load(self.0, at + 4 * self.1) }
     }
 }
 
@@ -128,16 +119,6 @@ pub(crate) fn cast<Q: Beside>(bytes: &[u8]) -> &[[Q; ROWS]] {
     super::cast::<Q>(bytes).as_chunks().0
 }
 
-/// Bytes `at..at + N` of each of eight blocks.
-///
-/// # Safety
-/// As [`Beside`], and both are multiples of four.
-#[inline(always)]
-pub(super) unsafe fn bytes_of<const N: usize>(eight: *const u8, at: usize) -> [[u8; N]; ROWS] {
-    // SAFETY: the blocks have as many bytes.
-    array::from_fn(|r| array::from_fn(|i| unsafe { *eight.add(ROWS * (at + i / 4 * 4) + 4 * r + i % 4) }))
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{Rng, SeedableRng};
@@ -162,18 +143,17 @@ mod tests {
                     // SAFETY: portable bytes need no instructions, and there are eight rows.
                     unsafe {
                         block.factors::<Portable>(&mut scale, &mut offset);
-                        Q::factors_beside::<Portable>(eight, &mut scales, &mut offsets);
+                        Q::factors_beside::<Portable>(&[eight], &mut scales, &mut offsets);
                     }
-                    let bits = |x: f32| x.to_bits();
-                    assert_eq!(scales.map(|row| bits(row[r])), scale.map(bits));
-                    assert_eq!(offsets.map(|row| bits(row[r])), offset.map(bits));
+                    let same = |(a, b): (&[f32; ROWS], &f32)| a[r] == *b || a[r].is_nan() && b.is_nan();
+                    assert!(scales.iter().zip(&scale).all(same) && offsets.iter().zip(&offset).all(same));
                     for i in 0..8 {
                         let (mut codes, mut four) = ([0; 32], [0; 32]);
                         // SAFETY: as above.
                         unsafe { block.biased::<Portable>(i).store(&mut codes) };
                         for (w, codes) in codes.chunks_exact(4).enumerate() {
                             // SAFETY: as above.
-                            unsafe { Q::biased_beside::<Portable>(eight, i, w).store(&mut four) };
+                            unsafe { Q::biased_beside::<Portable>(&[eight], i, w).store(&mut four) };
                             assert_eq!(four[4 * r..][..4], *codes);
                         }
                     }

@@ -18,7 +18,7 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 mod small;
 
-pub(crate) use bytes::{Bytes, Portable};
+pub(crate) use bytes::{Bits, Bytes, Eights, Portable};
 
 /// A block format of ggml.
 pub(crate) trait Quant: Copy + 'static {

@@ -4,7 +4,7 @@
 use std::{array, mem::offset_of};
 
 use super::{
-    Bytes, Quant,
+    Bits, Bytes, Eights, Quant,
     beside::{Beside, Row, Source},
     fit,
 };
@@ -19,9 +19,19 @@ const _: () = assert!(size_of::<Block>() == 144);
 
 impl Beside for Block {
     #[inline(always)]
-    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+    unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe { from.load(offset_of!(Self, qs) + i / 2 * 32).bits(4 * (i as u32 % 2), 15) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors_beside<E: Eights>(
+        eights: &[*const u8],
+        scale: &mut [E::Floats; 16],
+        offset: &mut [E::Floats; 16],
+    ) {
+        // SAFETY: the caller has the instructions, and blocks begin with them.
+        unsafe { Factors::beside::<E>(eights, scale, offset) };
     }
 }
 
@@ -69,13 +79,6 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
-    #[inline(always)]
-    pub(super) fn of(bytes: &[u8; 16]) -> &Self {
-        const { assert!(size_of::<Self>() == 16 && align_of::<Self>() == 1) };
-        // SAFETY: any bytes are valid.
-        unsafe { &*bytes.as_ptr().cast() }
-    }
-
     /// `scale = d scales`, `offset = −dmin minimums`
     ///
     /// # Safety
@@ -92,6 +95,36 @@ impl Factors {
         unsafe {
             B::scaled(scales, self.d, scale);
             B::scaled(mins.map(|m: i8| -m), self.dmin, offset);
+        }
+    }
+
+    /// Those of rows that stand side by side, which blocks begin with.
+    ///
+    /// # Safety
+    /// As [`Eights`].
+    #[inline(always)]
+    pub(super) unsafe fn beside<E: Eights>(
+        eights: &[*const u8],
+        scale: &mut [E::Floats; 16],
+        offset: &mut [E::Floats; 16],
+    ) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            let [halves, scales, minimums, last] = [0, 4, 8, 12].map(|at| E::load(eights, at));
+            let [d, dmin] = halves.f16s();
+            let dmin = E::negative(dmin);
+            let lasts = [
+                last.bits(0, 15).or(scales.bits(2, 0x30), 0),
+                last.bits(4, 15).or(minimums.bits(2, 0x30), 0),
+            ];
+            let parts = [[scales.bits(0, 63), minimums.bits(0, 63)], lasts];
+            for (half, [scales, minimums]) in parts.into_iter().enumerate() {
+                let (scales, minimums) = (scales.unsigned(), minimums.unsigned());
+                for i in 0..4 {
+                    scale[4 * half + i] = E::product(scales[i], d);
+                    offset[4 * half + i] = E::product(minimums[i], dmin);
+                }
+            }
         }
     }
 

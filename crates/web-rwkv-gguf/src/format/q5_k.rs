@@ -4,7 +4,7 @@
 use std::{array, mem::offset_of};
 
 use super::{
-    Bytes, Quant,
+    Bits, Bytes, Eights, Quant,
     beside::{Beside, Row, Source},
     fit,
     q4_k::Factors,
@@ -21,12 +21,22 @@ const _: () = assert!(size_of::<Block>() == 176);
 
 impl Beside for Block {
     #[inline(always)]
-    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+    unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         // SAFETY: the caller has the instructions.
         unsafe {
             let hi = from.load(offset_of!(Self, qh)).bits(i as u32, 1);
             from.load(offset_of!(Self, qs) + i / 2 * 32).bits(4 * (i as u32 % 2), 15).or(hi, 4)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn factors_beside<E: Eights>(
+        eights: &[*const u8],
+        scale: &mut [E::Floats; 16],
+        offset: &mut [E::Floats; 16],
+    ) {
+        // SAFETY: the caller has the instructions, and blocks begin with them.
+        unsafe { Factors::beside::<E>(eights, scale, offset) };
     }
 }
 

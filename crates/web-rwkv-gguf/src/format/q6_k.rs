@@ -3,8 +3,8 @@
 use std::{array, mem::offset_of};
 
 use super::{
-    Bytes, Quant,
-    beside::{self, Beside, Row, Source},
+    Bits, Bytes, Eights, Quant,
+    beside::{Beside, Row, Source},
     fit::{self, Whole},
 };
 
@@ -20,7 +20,7 @@ const _: () = assert!(size_of::<Block>() == 210);
 
 impl Beside for Block {
     #[inline(always)]
-    unsafe fn code<B: Bytes>(from: impl Source<B>, i: usize) -> B {
+    unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         let (half, s) = (i / 4, i as u32 % 4);
         // SAFETY: the caller has the instructions.
         unsafe {
@@ -30,17 +30,21 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn factors_beside<B: Bytes>(
-        eight: *const u8,
-        scale: &mut [[f32; beside::ROWS]; 16],
-        offset: &mut [[f32; beside::ROWS]; 16],
+    unsafe fn factors_beside<E: Eights>(
+        eights: &[*const u8],
+        scale: &mut [E::Floats; 16],
+        _: &mut [E::Floats; 16],
     ) {
-        // SAFETY: the caller has the instructions, and the blocks have as many bytes.
+        // SAFETY: the caller has the instructions, and blocks end with d.
         unsafe {
-            let d = &*eight.add(beside::ROWS * offset_of!(Self, d)).cast();
-            B::scaled_beside(&*eight.add(beside::ROWS * offset_of!(Self, scales)).cast(), d, scale);
+            let d = E::last_f16(eights, offset_of!(Self, d));
+            for (i, scale) in scale.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let four = E::load(eights, offset_of!(Self, scales) + 4 * i).signed();
+                for (scale, x) in scale.iter_mut().zip(four) {
+                    *scale = E::product(x, d);
+                }
+            }
         }
-        offset.fill([0.0; beside::ROWS]);
     }
 }
 
