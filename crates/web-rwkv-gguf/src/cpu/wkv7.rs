@@ -172,18 +172,21 @@ impl Recurrence<'_> {
             (part(h.r, t), part(h.w, t), part(h.k, t), part(h.v, t), part(h.a, t), part(h.kk, t));
         let kk_next = part(h.kk, next);
         assert!(i + B * V::LANES <= h.n && sa.len() == h.n && y.len() == h.n);
-        let before = sa.as_ptr();
         // SAFETY: i + B · LANES ≤ n, and S has as many rows and columns.
         unsafe {
             let (mut out, mut sums) = ([V::splat(0.0); B], [V::splat(0.0); B]);
+            // Before the loop, since S might be where they are for all that LLVM knows.
+            let (mut before, mut values) = (out, out);
+            for b in 0..B {
+                before[b] = V::load(sa.as_ptr().add(i + b * V::LANES));
+                values[b] = V::load(v.add(i + b * V::LANES));
+            }
             for j in 0..h.n {
                 let (r, w, k) = (V::splat(*r.add(j)), V::splat(*w.add(j)), V::splat(*k.add(j)));
                 let (kka, kk_next) = (V::splat(-*kk.add(j) * *a.add(j)), V::splat(*kk_next.add(j)));
                 for b in 0..B {
-                    let at = i + b * V::LANES;
-                    let s = self.s.add(j * self.stride + at);
-                    let (sa, v) = (V::load(before.add(at)), V::load(v.add(at)));
-                    let new = V::fma(v, k, V::fma(sa, kka, V::mul(V::load(s), w)));
+                    let s = self.s.add(j * self.stride + i + b * V::LANES);
+                    let new = V::fma(values[b], k, V::fma(before[b], kka, V::mul(V::load(s), w)));
                     V::store(s, new);
                     out[b] = V::fma(new, r, out[b]);
                     sums[b] = V::fma(new, kk_next, sums[b]);
