@@ -10,6 +10,7 @@ use crate::{
 
 use super::{
     Shared,
+    dot::LINE,
     level::{Kernel, Vector},
     lines::Lines,
     math::Fast,
@@ -87,23 +88,25 @@ impl<Q: Quant> Kernel for Unpack<'_, Q> {
 /// Codes with as many rows in the lanes as a register has, for many tokens.
 #[derive(Default)]
 pub(super) struct Packed {
+    /// Columns that share a scale, and an offset.
+    pub(super) span: usize,
     group: usize,
     columns: usize,
-    codes: Lines<i32>, // [R / LANES, K / PER, LANES]
-    bias: Lines<i32>,  // [R / LANES, K / group, LANES], −Σ BIAS · code
-    scale: Vec<f32>,   // [R / LANES, K / group, LANES]
-    offset: Vec<f32>,  // [R / LANES, K / group, LANES]
-    quads: Vec<i32>,   // [K / 4, LANES]
+    codes: Lines<i32>,  // [R / LANES, K / PER, LANES]
+    bias: Lines<i32>,   // [R / LANES, K / span, LANES], −Σ BIAS · code
+    scale: Lines<f32>,  // [R / LANES, K / span, LANES]
+    offset: Lines<f32>, // [R / LANES, K / group, LANES]
+    quads: Vec<i32>,    // [K / 4, LANES]
 }
 
 impl Packed {
     /// Makes room for rows; what they hold is left as it is.
-    pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, group: usize) {
-        (self.columns, self.group) = (columns, group);
+    pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, span: usize, group: usize) {
+        (self.columns, self.span, self.group) = (columns, span, group);
         self.codes.resize(rows * columns / I::PER);
-        self.bias.resize(rows * columns / group);
-        self.scale.resize(rows * columns / group, 0.0);
-        self.offset.resize(rows * columns / group, 0.0);
+        self.bias.resize(rows * columns / span);
+        self.scale.resize(rows * columns / span);
+        self.offset.resize(rows * columns / group);
     }
 
     /// Codes, scales and offsets of a register of rows.
@@ -112,11 +115,11 @@ impl Packed {
         register: usize,
         lanes: usize,
     ) -> (&mut [i32], &mut [f32], &mut [f32]) {
-        let (codes, factors) = (lanes * self.columns / I::PER, lanes * self.columns / self.group);
+        let [codes, scales, offsets] = [I::PER, self.span, self.group].map(|n| lanes * self.columns / n);
         (
             &mut self.codes[register * codes..][..codes],
-            &mut self.scale[register * factors..][..factors],
-            &mut self.offset[register * factors..][..factors],
+            &mut self.scale[register * scales..][..scales],
+            &mut self.offset[register * offsets..][..offsets],
         )
     }
 
@@ -126,10 +129,10 @@ impl Packed {
     /// As [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
-        let (lanes, groups, steps) = (V::LANES, self.columns / self.group, self.columns / I::PER);
+        let (lanes, groups, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
         let codes = &self.codes[register * lanes * steps..][..lanes * steps];
         let bias = &mut self.bias[register * lanes * groups..][..lanes * groups];
-        let per_group = self.group / I::PER;
+        let per_group = self.span / I::PER;
         for g in 0..if I::BIAS == 0 { 0 } else { groups } {
             // SAFETY: a group has `group / PER` lanes for each row.
             unsafe {
@@ -172,7 +175,7 @@ impl<I: Integers> Kernel for Pack<'_, I> {
             for q in 0..quads {
                 // SAFETY: there are `LANES · K / 4` quads and twice as many pairs.
                 unsafe {
-                    let [first, last] = V::widen_quads(room.as_ptr().add(lanes * q).cast());
+                    let [first, last] = V::widen_quads(V::load_ints(room.as_ptr().add(lanes * q)));
                     let y = codes.as_mut_ptr().add(2 * lanes * q);
                     V::store_ints(y, first);
                     V::store_ints(y.add(lanes), last);
@@ -225,27 +228,44 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Puts the sums of two registers of rows and of tokens from `t` through the activation and writes them.
+    /// Asks for where the sums of tokens from `t` will be written.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    unsafe fn fetch<V: Vector>(self, t: usize, tokens: usize) {
+        for t in t..t + tokens {
+            let y = self.y.place(t, self.at, self.rows).cast::<u8>();
+            for line in (0..self.rows * size_of::<f32>()).step_by(LINE) {
+                // SAFETY: the caller's promise is handed on.
+                unsafe { V::prefetch_kept(y.wrapping_add(line)) };
+            }
+        }
+    }
+
+    /// Puts the sums of registers of rows and of tokens from `t` through the activation and writes them.
     ///
     /// # Safety
     /// As [`Vector`], and nothing else may use these activations meanwhile.
     #[inline(always)]
-    unsafe fn write<V: Vector, const T: usize>(self, t: usize, sums: [[V; 2]; T]) {
-        for (i, [low, high]) in sums.into_iter().enumerate() {
-            let mut row = [0.0; 2 * WIDEST];
-            // SAFETY: the caller's promise is handed on, and the row has room for two of the widest registers.
+    unsafe fn write<V: Vector, const T: usize, const R: usize>(self, t: usize, sums: [[V; R]; T]) {
+        for i in 0..T {
+            let mut row = [[0.0; WIDEST]; R];
+            let row = row.as_flattened_mut();
+            // SAFETY: the caller's promise is handed on, and the row has room for as many of the widest registers.
             unsafe {
-                V::store(row.as_mut_ptr(), low);
-                V::store(row.as_mut_ptr().add(V::LANES), high);
+                for r in 0..R {
+                    V::store(row.as_mut_ptr().add(r * V::LANES), sums[i][r]);
+                }
                 scalar::write::<Fast>(self.act, &row[..self.rows], self.y.part(t + i, self.at, self.rows));
             }
         }
     }
 }
 
-/// Two registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the
-/// rows.
-pub(super) struct Across<'a, I, const T: usize, const GROUP: usize> {
+/// `R` registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the rows; a span of columns
+/// has so many groups with an offset.
+pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usize, const GROUPS: usize> {
     pub(super) w: &'a Packed,
     pub(super) x: &'a Rounded<I>,
     pub(super) register: usize,
@@ -253,49 +273,74 @@ pub(super) struct Across<'a, I, const T: usize, const GROUP: usize> {
     pub(super) target: Target,
 }
 
-impl<I: Integers, const T: usize, const GROUP: usize> Kernel for Across<'_, I, T, GROUP> {
+impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUPS: usize> Kernel
+    for Across<'_, I, T, R, SPAN, GROUPS>
+{
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, lanes, columns) = (self.w, V::LANES, self.w.columns);
-        let (groups, steps) = (columns / GROUP, columns / I::PER);
+        let (spans, steps) = (columns / SPAN, columns / I::PER);
         let floats =
-            |x: &[f32], i: usize| x[(self.register + i) * lanes * groups..][..lanes * groups].as_ptr();
+            |x: &[f32], i: usize, n: usize| x[(self.register + i) * lanes * n..][..lanes * n].as_ptr();
         let ints = |x: &[i32], i: usize, n: usize| x[(self.register + i) * lanes * n..][..lanes * n].as_ptr();
-        let code: [*const i32; 2] = from_fn(|i| ints(&w.codes, i, steps));
-        let bias: [*const i32; 2] = from_fn(|i| ints(&w.bias, i, groups));
-        let scale: [*const f32; 2] = from_fn(|i| floats(&w.scale, i));
-        let offset: [*const f32; 2] = from_fn(|i| floats(&w.offset, i));
+        let code: [*const i32; R] = from_fn(|i| ints(&w.codes, i, steps));
+        let bias: [*const i32; R] = from_fn(|i| ints(&w.bias, i, spans));
+        let scale: [*const f32; R] = from_fn(|i| floats(&w.scale, i, spans));
+        let offset: [*const f32; R] = from_fn(|i| floats(&w.offset, i, spans * GROUPS));
         let x = self.x.codes(self.t, T).as_ptr();
-        let (x_scale, x_sums) =
-            (self.x.scale(self.t, T, SHARED).as_ptr(), self.x.sums(self.t, T, GROUP).as_ptr());
-        assert!(self.x.columns == columns && w.group == GROUP);
-        // SAFETY: what was sliced above has K / PER codes and K / GROUP factors for each lane or token of the
-        // tile, and K / 32 scales of activations.
+        let (x_scale, x_sums) = (self.x.scale(self.t, T).as_ptr(), self.x.sums(self.t, T).as_ptr());
+        let group = SPAN / GROUPS.max(1);
+        assert!(self.x.columns == columns && w.span == SPAN && self.x.grain.span == SPAN);
+        assert!(GROUPS == 0 || w.group == group && self.x.grain.group == group);
+        // SAFETY: what was sliced above has K / PER codes and as many factors as spans and groups for each lane or token of the
+        // tile.
         unsafe {
-            let mut acc = [[V::splat(0.0); 2]; T];
-            for g in 0..groups {
-                let first = match I::BIAS {
-                    0 => [V::zero(); 2],
-                    _ => [V::load_ints(bias[0].add(g * lanes)), V::load_ints(bias[1].add(g * lanes))],
+            self.target.fetch::<V>(self.t, T);
+            let mut acc = [[V::splat(0.0); R]; T];
+            for s in 0..spans {
+                let first: [V::Int; R] = match I::BIAS {
+                    0 => [V::zero(); R],
+                    _ => from_fn(|r| V::load_ints(bias[r].add(s * lanes))),
                 };
                 let mut sums = [first; T];
-                for k in g * GROUP / I::PER..(g + 1) * GROUP / I::PER {
-                    let w = [V::load_ints(code[0].add(lanes * k)), V::load_ints(code[1].add(lanes * k))];
-                    for (t, [a, b]) in sums.iter_mut().enumerate() {
-                        let x = V::splat_int(x.add(k * T + t));
-                        *a = I::dot::<V>(x, w[0], *a);
-                        *b = I::dot::<V>(x, w[1], *b);
+                for column in (s * SPAN..(s + 1) * SPAN).step_by(SHARED) {
+                    let (first, lanes_of) = (column / I::PER, SHARED / I::PER);
+                    let x = x.add(column / SHARED * lanes_of * T + first % lanes_of);
+                    for k in 0..SPAN.min(SHARED) / I::PER {
+                        let mut w = [V::zero(); R];
+                        for r in 0..R {
+                            w[r] = V::load_ints(code[r].add(lanes * (first + k)));
+                        }
+                        for t in 0..T {
+                            let x = V::splat_int(x.add(t * lanes_of + k));
+                            for r in 0..R {
+                                sums[t][r] = I::dot::<V>(x, w[r], sums[t][r]);
+                            }
+                        }
                     }
                 }
-                let (x_scale, x_sums) = (x_scale.add(g * GROUP / SHARED * T), x_sums.add(g * T));
-                let two = |x: [*const f32; 2]| [V::load(x[0].add(g * lanes)), V::load(x[1].add(g * lanes))];
-                let (scale, offset) = (two(scale), two(offset));
-                for (t, (acc, sums)) in acc.iter_mut().zip(sums).enumerate() {
-                    let (x_scale, x_sum) = (V::splat(*x_scale.add(t)), V::splat(*x_sums.add(t)));
-                    for i in 0..2 {
-                        let sum = V::fma(I::to_float::<V>(sums[i]), V::mul(scale[i], x_scale), acc[i]);
-                        acc[i] = V::fma(offset[i], x_sum, sum);
+                let (x_scale, x_sums) = (x_scale.add(s * T), x_sums.add(s * GROUPS * T));
+                let mut factor = [V::splat(0.0); R];
+                for r in 0..R {
+                    factor[r] = V::load(scale[r].add(s * lanes));
+                }
+                for t in 0..T {
+                    let x_scale = V::splat(*x_scale.add(t));
+                    for r in 0..R {
+                        acc[t][r] =
+                            V::fma(I::to_float::<V>(sums[t][r]), V::mul(factor[r], x_scale), acc[t][r]);
+                    }
+                }
+                for g in 0..GROUPS {
+                    for r in 0..R {
+                        factor[r] = V::load(offset[r].add((s * GROUPS + g) * lanes));
+                    }
+                    for t in 0..T {
+                        let x_sum = V::splat(*x_sums.add(g * T + t));
+                        for r in 0..R {
+                            acc[t][r] = V::fma(factor[r], x_sum, acc[t][r]);
+                        }
                     }
                 }
             }

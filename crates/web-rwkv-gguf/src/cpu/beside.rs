@@ -133,7 +133,7 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
                     for w in 0..8 {
                         let g = (32 * i + 4 * w) / Q::GROUP;
                         let offset = V::fma(scale[g], V::splat(-f32::from(Q::BIAS)), offset[g]);
-                        let codes = Q::biased_beside::<V::Int>(eight, i, w).unsigned();
+                        let codes = Q::biased_beside::<V::Int>(eight, i, w).numbers();
                         let y = y.as_mut_ptr().add((b * Q::LEN + 32 * i + 4 * w) * width);
                         for (c, code) in codes.into_iter().enumerate() {
                             V::store(y.add(c * width), V::fma(code, scale[g], offset));
@@ -145,12 +145,11 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
     }
 }
 
-/// Packs blocks of eight rows in number `register` of `packed`, from lane `lane` on.
+/// Packs blocks of as many eights of rows as there are in a register as number `register` of `packed`; the others are not looked at.
 pub(super) struct Pack<'a, Q, I> {
-    pub(super) blocks: &'a [[Q; ROWS]],
+    pub(super) eights: [&'a [[Q; ROWS]]; 2],
     pub(super) packed: &'a mut Packed,
     pub(super) register: usize,
-    pub(super) lane: usize,
     pub(super) integers: PhantomData<I>,
 }
 
@@ -158,48 +157,44 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { blocks, packed, register, lane, .. } = self;
-        assert!(V::Eight::LANES == ROWS && lane + ROWS <= V::LANES);
-        let (groups, words) = (Q::LEN / Q::GROUP, 4 / I::PER);
+        let Self { eights, packed, register, .. } = self;
+        let (groups, spans, steps) = (Q::LEN / Q::GROUP, Q::LEN / packed.span, Q::LEN / I::PER);
         let (codes, scales, offsets) = packed.register::<I>(register, V::LANES);
-        let codes = codes.chunks_exact_mut(words * Q::LEN / 4 * V::LANES);
-        let factors =
-            scales.chunks_exact_mut(groups * V::LANES).zip(offsets.chunks_exact_mut(groups * V::LANES));
-        for ((block, codes), (scales, offsets)) in blocks.iter().zip(codes).zip(factors) {
-            let eight = &[block.as_ptr().cast()];
-            // SAFETY: this runs inside `dispatch`, and there is a lane for each row, here and below.
+        for b in 0..eights[0].len() {
+            let places: [*const u8; 2] = [eights[0][b].as_ptr().cast(), eights[1][b].as_ptr().cast()];
+            let places = &places[..V::LANES / ROWS];
+            // SAFETY: this runs inside `dispatch`, and all eights have as many blocks.
             unsafe {
-                let zero = V::Eight::splat(0.0);
-                let (mut scale, mut offset) = ([zero; 16], [zero; 16]);
-                Q::factors_beside::<<V::Eight as Vector>::Int>(eight, &mut scale, &mut offset);
-                let factors = scales.chunks_exact_mut(V::LANES).zip(offsets.chunks_exact_mut(V::LANES));
-                for ((scales, offsets), (scale, offset)) in factors.zip(scale.into_iter().zip(offset)) {
-                    V::Eight::store(scales.as_mut_ptr().add(lane), scale);
-                    let offset = V::Eight::fma(scale, V::Eight::splat(f32::from(Q::MIDDLE)), offset);
-                    V::Eight::store(offsets.as_mut_ptr().add(lane), offset);
+                let (mut scale, mut offset) = ([V::splat(0.0); 16], [V::splat(0.0); 16]);
+                Q::factors_beside::<V::Int>(places, &mut scale, &mut offset);
+                let (common, whole) = Q::scales::<V::Int>(places);
+                let scales = &mut scales[b * spans * V::LANES..][..spans * V::LANES];
+                for (scales, own) in scales.chunks_exact_mut(V::LANES).zip(scale) {
+                    V::store(scales.as_mut_ptr(), if I::PER == 2 { common } else { own });
                 }
-            }
-            for (n, to) in codes.chunks_exact_mut(words * V::LANES).enumerate() {
-                // SAFETY: as above.
-                unsafe {
-                    let codes = Q::biased_beside::<<V::Eight as Vector>::Int>(eight, n / 8, n % 8);
-                    let codes = codes.less(Q::BIAS + Q::MIDDLE);
+                if Q::OFFSETS {
+                    let offsets = &mut offsets[b * groups * V::LANES..][..groups * V::LANES];
+                    for (g, offsets) in offsets.chunks_exact_mut(V::LANES).enumerate() {
+                        let offset = V::fma(scale[g], V::splat(f32::from(Q::MIDDLE)), offset[g]);
+                        V::store(offsets.as_mut_ptr(), offset);
+                    }
+                }
+                let codes = &mut codes[b * steps * V::LANES..][..steps * V::LANES];
+                for (n, to) in codes.chunks_exact_mut(4 / I::PER * V::LANES).enumerate() {
+                    let quads = Q::biased_beside::<V::Int>(places, n / 8, n % 8).less(Q::BIAS + Q::MIDDLE);
                     if I::PER == 4 {
-                        V::Eight::store_ints(to.as_mut_ptr().add(lane), codes);
+                        V::store_ints(to.as_mut_ptr(), quads);
                     } else {
-                        let mut four = [0; ROWS];
-                        V::Eight::store_ints(four.as_mut_ptr(), codes);
-                        let pairs = V::Eight::widen_quads(four.as_ptr().cast());
-                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(pairs) {
-                            V::Eight::store_ints(to.as_mut_ptr().add(lane), pairs);
+                        let g = 4 * n / Q::GROUP;
+                        let whole = V::double_quads(whole[g / 4])[g % 4];
+                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(V::widen_quads(quads)) {
+                            V::store_ints(to.as_mut_ptr(), V::mul_pairs(pairs, whole));
                         }
                     }
                 }
             }
         }
-        if lane + ROWS == V::LANES {
-            // SAFETY: as above.
-            unsafe { packed.sum_up::<V, I>(register) };
-        }
+        // SAFETY: as above.
+        unsafe { packed.sum_up::<V, I>(register) };
     }
 }

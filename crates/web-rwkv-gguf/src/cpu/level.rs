@@ -172,7 +172,15 @@ pub(super) trait Vector: Lanes {
         unreachable!("rows do not stand side by side")
     }
     /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
-    unsafe fn widen_quads(x: *const i8) -> [Self::Int; 2];
+    unsafe fn widen_quads(x: Self::Int) -> [Self::Int; 2];
+    /// With `BESIDE` and `PAIRS` pairs of twice the same: of each four signed bytes the first, and so on.
+    unsafe fn double_quads(_x: Self::Int) -> [Self::Int; 4] {
+        unreachable!("rows do not stand side by side")
+    }
+    /// Pairs times pairs, of which each product fits.
+    unsafe fn mul_pairs(_a: Self::Int, _b: Self::Int) -> Self::Int {
+        unreachable!("rows do not stand side by side")
+    }
     /// In each lane `a₀ b₀ + a₁ b₁ + c` of the pairs a and b.
     unsafe fn dot(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
     unsafe fn to_float(x: Self::Int) -> Self;
@@ -339,9 +347,8 @@ mod x86 {
                 [_mm256_add_epi32(c, _mm256_add_epi32(even, odd)), none]
             };
             fn sum_beside([c, _]: [__m256i; 2]) -> __m256i = c;
-            fn widen_quads(x: *const i8) -> [__m256i; 2] = {
+            fn widen_quads(x: __m256i) -> [__m256i; 2] = {
                 // Each byte to the top of a 16-bit half, from where it is shifted down with its sign.
-                let x = _mm256_loadu_si256(x.cast());
                 let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
                 let last = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
                 let pairs = |bytes| _mm256_srai_epi16(_mm256_shuffle_epi8(x, bytes), 8);
@@ -380,16 +387,14 @@ mod x86 {
                 [_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))]
             };
             fn last_f16(eights: &[*const u8], at: usize) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(eights[0].add(ROWS * at).cast()));
-            fn unsigned(self) -> [__m256; 4] = {
-                let low = _mm256_set1_epi32(0xff);
-                let shifted = [self, _mm256_srli_epi32(self, 8), _mm256_srli_epi32(self, 16)];
-                let [a, b, c] = shifted.map(|x| _mm256_and_si256(x, low));
-                [a, b, c, _mm256_srli_epi32(self, 24)].map(|x| _mm256_cvtepi32_ps(x))
-            };
-            fn signed(self) -> [__m256; 4] = {
+            fn numbers(self) -> [__m256; 4] = {
                 // From the top of a lane a byte is shifted down with its sign.
-                let tops = [_mm256_slli_epi32(self, 24), _mm256_slli_epi32(self, 16), _mm256_slli_epi32(self, 8), self];
-                tops.map(|x| _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24)))
+                [
+                    _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(self, 24), 24)),
+                    _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(self, 16), 24)),
+                    _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(self, 8), 24)),
+                    _mm256_cvtepi32_ps(_mm256_srai_epi32(self, 24)),
+                ]
             };
             fn product(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
             fn negative(x: __m256) -> __m256 = _mm256_xor_ps(x, _mm256_set1_ps(-0.0));
@@ -542,24 +547,24 @@ mod x86 {
         type Floats = __m512;
         functions! {
             fn load(eights: &[*const u8], at: usize) -> Self = {
-                let [a, b] = [eights[0], eights[1]].map(|eight| _mm256_loadu_si256(eight.add(ROWS * at).cast()));
-                _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1)
+                let a = _mm512_castsi256_si512(_mm256_loadu_si256(eights[0].add(ROWS * at).cast()));
+                _mm512_inserti64x4(a, _mm256_loadu_si256(eights[1].add(ROWS * at).cast()), 1)
             };
-            fn f16s(self) -> [__m512; 2] =
-                [self, _mm512_srli_epi32(self, 16)].map(|x| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)));
+            fn f16s(self) -> [__m512; 2] = {
+                let last = _mm512_srli_epi32(self, 16);
+                [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(self)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(last))]
+            };
             fn last_f16(eights: &[*const u8], at: usize) -> __m512 = {
-                let [a, b] = [eights[0], eights[1]].map(|eight| _mm_loadu_si128(eight.add(ROWS * at).cast()));
-                _mm512_cvtph_ps(_mm256_set_m128i(b, a))
+                let a = _mm_loadu_si128(eights[0].add(ROWS * at).cast());
+                _mm512_cvtph_ps(_mm256_set_m128i(_mm_loadu_si128(eights[1].add(ROWS * at).cast()), a))
             };
-            fn unsigned(self) -> [__m512; 4] = {
-                let low = _mm512_set1_epi32(0xff);
-                let shifted = [self, _mm512_srli_epi32(self, 8), _mm512_srli_epi32(self, 16)];
-                let [a, b, c] = shifted.map(|x| _mm512_and_si512(x, low));
-                [a, b, c, _mm512_srli_epi32(self, 24)].map(|x| _mm512_cvtepi32_ps(x))
-            };
-            fn signed(self) -> [__m512; 4] = {
-                let tops = [_mm512_slli_epi32(self, 24), _mm512_slli_epi32(self, 16), _mm512_slli_epi32(self, 8), self];
-                tops.map(|x| _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24)))
+            fn numbers(self) -> [__m512; 4] = {
+                [
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(self, 24), 24)),
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(self, 16), 24)),
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(self, 8), 24)),
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32(self, 24)),
+                ]
             };
             fn product(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
             fn negative(x: __m512) -> __m512 = _mm512_xor_ps(x, _mm512_set1_ps(-0.0));
@@ -629,8 +634,21 @@ mod x86 {
                 _mm512_dpbusd_epi32(high, codes, _mm512_set1_epi32(*x.add(8 + w))),
             ];
             fn sum_beside([low, high]: [__m512i; 2]) -> __m512i = _mm512_add_epi32(low, _mm512_slli_epi32(high, 8));
-            fn widen_quads(x: *const i8) -> [__m512i; 2] = {
-                let x = _mm512_loadu_si512(x.cast());
+            fn double_quads(x: __m512i) -> [__m512i; 4] = {
+                // Each byte to the top of both 16-bit halves.
+                let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 0, -1, 4, -1, 4, -1, 8, -1, 8, -1, 12, -1, 12));
+                let second = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 1, -1, 1, -1, 5, -1, 5, -1, 9, -1, 9, -1, 13, -1, 13));
+                let third = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 2, -1, 6, -1, 6, -1, 10, -1, 10, -1, 14, -1, 14));
+                let fourth = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 3, -1, 3, -1, 7, -1, 7, -1, 11, -1, 11, -1, 15, -1, 15));
+                [
+                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, first), 8),
+                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, second), 8),
+                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, third), 8),
+                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, fourth), 8),
+                ]
+            };
+            fn mul_pairs(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16(a, b);
+            fn widen_quads(x: __m512i) -> [__m512i; 2] = {
                 let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
                 let last = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
                 let pairs = |bytes| _mm512_srai_epi16(_mm512_shuffle_epi8(x, bytes), 8);
@@ -731,8 +749,8 @@ mod arm {
                 };
                 vpaddq_s32(half(codes.0, x), half(codes.1, x.add(16)))
             };
-            fn widen_quads(x: *const i8) -> [int32x4_t; 2] = {
-                let x = vld1q_s8(x);
+            fn widen_quads(x: int32x4_t) -> [int32x4_t; 2] = {
+                let x = vreinterpretq_s8_s32(x);
                 let a = vreinterpretq_s32_s16(vmovl_s8(vget_low_s8(x)));
                 let b = vreinterpretq_s32_s16(vmovl_high_s8(x));
                 [vuzp1q_s32(a, b), vuzp2q_s32(a, b)]
@@ -902,7 +920,7 @@ mod tests {
                     floats(V::load_bf16(halves.as_ptr())),
                     [0.0, 1.5, f32::NEG_INFINITY].repeat(6)[..n]
                 );
-                for (half, v) in V::widen_quads(q.as_ptr()).into_iter().enumerate() {
+                for (half, v) in V::widen_quads(V::load_ints(q.as_ptr().cast())).into_iter().enumerate() {
                     let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
                     assert_eq!(pairs(v), want.collect::<Vec<_>>());
                 }
@@ -932,6 +950,18 @@ mod tests {
                 };
                 assert_eq!(sums[..n / 2].iter().sum::<i32>(), half(0));
                 assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
+                if V::BESIDE && V::PAIRS {
+                    let x = V::load_ints(q.as_ptr().cast());
+                    for (i, double) in V::double_quads(x).into_iter().enumerate() {
+                        let want = |r: usize| [wide(4 * r + i); 2];
+                        assert_eq!(pairs(double), (0..n).flat_map(want).collect::<Vec<_>>());
+                        let square = |r: usize| want(r).map(|x| x * x);
+                        assert_eq!(
+                            pairs(V::mul_pairs(double, double)),
+                            (0..n).flat_map(square).collect::<Vec<_>>()
+                        );
+                    }
+                }
                 if V::BESIDE {
                     // Rows of an eight, or two; codes are below 128.
                     let eights: Vec<[u8; 32]> =
@@ -943,7 +973,7 @@ mod tests {
                     V::arrange_beside(&mut arranged);
                     let sums = V::dot_beside(codes, arranged.as_ptr().cast(), w, [V::zero(); 2]);
                     let sums = V::sum_beside(V::dot_beside(codes, arranged.as_ptr().cast(), w + 1, sums));
-                    let numbers = codes.unsigned().map(floats);
+                    let numbers = codes.numbers().map(floats);
                     for (r, sum) in ints(sums).into_iter().enumerate() {
                         let dot = |w: usize| {
                             (0..4).map(|i| i32::from(p[4 * w + i]) * i32::from(code(r, i))).sum::<i32>()

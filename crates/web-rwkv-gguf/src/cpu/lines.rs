@@ -1,7 +1,9 @@
 //! Numbers that start at a line of the cache.
 
 use std::{
+    cell::RefCell,
     marker::PhantomData,
+    mem,
     ops::{Deref, DerefMut},
 };
 
@@ -22,13 +24,45 @@ pub(super) struct Lines<T> {
     number: PhantomData<T>,
 }
 
+/// How many vectors that are no longer wanted a thread keeps for the next ones: the system clears memory that it gives.
+const KEPT: usize = 32;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(vec![]) };
+}
+
 impl<T> Default for Lines<T> {
     fn default() -> Self {
         Self { lines: vec![], len: 0, number: PhantomData }
     }
 }
 
+impl<T> Drop for Lines<T> {
+    fn drop(&mut self) {
+        let lines = mem::take(&mut self.lines);
+        // At the end of a thread there is no list.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < KEPT && lines.capacity() > 0 {
+                free.push(lines);
+            }
+        });
+    }
+}
+
 impl<T: Number> Lines<T> {
+    /// So many numbers, which are what stood there before, or zero.
+    pub(super) fn new(len: usize) -> Self {
+        let mut lines = Self::default();
+        let bytes = len * size_of::<T>();
+        lines.lines = FREE.with_borrow_mut(|free| {
+            let fits = free.iter().position(|lines| lines.capacity() * size_of::<Line>() >= bytes);
+            fits.map(|i| free.swap_remove(i)).unwrap_or_default()
+        });
+        lines.resize(len);
+        lines
+    }
+
     /// Makes room for `len` numbers; what they are is left as it is, or zero.
     pub(super) fn resize(&mut self, len: usize) {
         self.lines.resize((len * size_of::<T>()).div_ceil(size_of::<Line>()), Line([0; 64]));

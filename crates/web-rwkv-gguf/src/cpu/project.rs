@@ -20,7 +20,7 @@ use super::{
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
-    rounded::{Integers, Order, Pairs, Quads, Rounded, Token, tiles},
+    rounded::{Grain, Integers, Order, Pairs, Quads, Rounded, Token, tiles},
     scalar,
     sparse::Masks,
 };
@@ -42,8 +42,13 @@ const MANY_FLOATS: usize = 20;
 const ZEROS: usize = 4;
 const ZEROS_OF_INTEGERS: usize = 7;
 
-/// Tokens of a tile of integers with two registers of rows.
+/// Tokens of a tile of integers.
 const TOKENS: usize = 6;
+
+/// Of how many columns integers are summed up whose scales are multiplied with them, in the order of preference, and the least that
+/// activations must then have room for.
+const SPANS: [usize; 2] = [256, 64];
+const ROOM: i32 = 8191;
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
@@ -52,9 +57,12 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
         .iter()
         .map(|p| {
             let way = Way::of(cpu, p);
-            let same = |i: &Input<'_>| std::ptr::eq(i.x, p.x) && i.way == way && i.columns == p.w.columns;
+            let grain = p.w.format.group().map(|group| grain(p.w, group, way));
+            let same = |i: &Input<'_>| {
+                std::ptr::eq(i.x, p.x) && (i.way, i.columns, i.grain) == (way, p.w.columns, grain)
+            };
             inputs.iter().position(same).unwrap_or_else(|| {
-                inputs.push(Input::new(cpu, p.x, way, p.w.columns));
+                inputs.push(Input::new(cpu, p.x, way, p.w.columns, grain));
                 inputs.len() - 1
             })
         })
@@ -123,11 +131,30 @@ impl Way {
     }
 }
 
+/// How finely activations are rounded for blocks. Where rows stand side by side, codes of many tokens' products are multiplied with the
+/// whole scales of their groups; sums then go over more columns, and may leave less room for activations.
+fn grain(w: &Matrix, group: usize, way: Way) -> Grain {
+    match way {
+        Way::Across if w.data.is_beside() => {
+            let most = with_beside!(w.format, Q => Q::WHOLE * Q::LARGEST,
+                _ => unreachable!("{:?} stands by rows", w.format));
+            let room = |span: usize| i32::MAX / (span * most) as i32;
+            let span =
+                SPANS.into_iter().find(|span| room(*span) >= ROOM).expect("codes times scales have 13 bits");
+            Grain { span, group, largest: room(span).min(Pairs::LARGEST) }
+        }
+        Way::AcrossBytes => Grain { span: group, group, largest: Quads::LARGEST },
+        _ => Grain { span: group, group, largest: Pairs::LARGEST },
+    }
+}
+
 /// Activations of a product, and what its way makes of them.
 struct Input<'a> {
     x: &'a Acts,
     way: Way,
     columns: usize,
+    /// Of products with blocks.
+    grain: Option<Grain>,
     made: Made,
 }
 
@@ -140,23 +167,27 @@ enum Made {
 }
 
 impl<'a> Input<'a> {
-    fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize) -> Self {
+    fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize, grain: Option<Grain>) -> Self {
         let zeros = match way {
             Way::Gemm => Some(ZEROS),
             Way::Across | Way::AcrossBytes => Some(ZEROS_OF_INTEGERS),
             _ => None,
         };
-        if let Some(masks) = zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)) {
-            return Self { x, way, columns, made: Made::Masks(masks) };
-        }
-        let made = match way {
-            Way::Along => Made::Pairs(Rounded::new(cpu, x, columns, Order::Along)),
-            Way::Beside => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside)),
-            Way::AlongFloats | Way::AlongDecoded | Way::Gemm => Made::Nothing,
-            Way::Across => Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS))),
-            Way::AcrossBytes => Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS))),
+        let made = match (way, grain) {
+            (Way::Along, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Along, grain)),
+            (Way::Beside, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside, grain)),
+            _ => match (zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)), way, grain) {
+                (Some(masks), _, _) => Made::Masks(masks),
+                (_, Way::Across, Some(grain)) => {
+                    Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS), grain))
+                }
+                (_, Way::AcrossBytes, Some(grain)) => {
+                    Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS), grain))
+                }
+                _ => Made::Nothing,
+            },
         };
-        Self { x, way, columns, made }
+        Self { x, way, columns, grain, made }
     }
 }
 
@@ -237,42 +268,56 @@ impl Panel<'_> {
 
     #[inline(always)]
     unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
-        let (w, step) = (self.job.w, 2 * V::LANES);
-        let group = w.format.group().expect("it is in blocks");
-        let registers = 2 * self.rows.div_ceil(step);
+        let (w, group) = (self.job.w, self.job.w.format.group().expect("it is in blocks"));
+        let registers = I::REGISTERS * self.rows.div_ceil(I::REGISTERS * V::LANES);
+        let span = x.grain.span;
         let (Scratch { codes, packed, .. }, integers) = (scratch, PhantomData::<I>);
         codes.resize(V::LANES, w.columns, group);
-        packed.resize::<I>(registers * V::LANES, w.columns, group);
+        packed.resize::<I>(registers * V::LANES, w.columns, span, group);
         // SAFETY: the caller's promise is handed on, and this task alone has these rows.
         unsafe {
             for register in 0..registers {
-                // The last register of a panel may have no rows of its own.
+                // The last registers of a panel may have no rows of their own.
                 if w.data.is_beside() {
-                    for lane in (0..V::LANES).step_by(beside::ROWS) {
-                        let row = self.at + (register * V::LANES + lane).min(self.rows - beside::ROWS);
-                        with_beside!(w.format, Q => {
-                            let blocks = beside::cast::<Q>(w.part(row, 0, w.columns));
-                            V::call(PackBeside { blocks, packed, register, lane, integers });
-                        }, _ => unreachable!("{:?} stands by rows", w.format));
-                    }
+                    let at = [0, beside::ROWS]
+                        .map(|lane| (register * V::LANES + lane).min(self.rows - beside::ROWS));
+                    with_beside!(w.format, Q => {
+                        let eights = at.map(|at| beside::cast::<Q>(w.part(self.at + at, 0, w.columns)));
+                        V::call(PackBeside { eights, packed, register, integers });
+                    }, _ => unreachable!("{:?} stands by rows", w.format));
                 } else {
                     codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
                     V::call(Pack { w: codes, packed, register, integers });
                 }
             }
-            for register in (0..registers).step_by(2) {
-                let (w, target) = (&*packed, self.target::<V>(register * V::LANES));
-                tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| match group {
-                    16 => V::call(Across::<I, N, 16> { w, x, register, t, target }),
-                    _ => V::call(Across::<I, N, 32> { w, x, register, t, target }),
-                });
+            let offsets =
+                with_quant!(w.format, Q => Q::OFFSETS || Q::MIDDLE > 0, _ => unreachable!("it is in blocks"));
+            for register in (0..registers).step_by(I::REGISTERS) {
+                let (w, target) = (&*packed, self.target::<V, I>(register * V::LANES));
+                macro_rules! across {
+                    ($registers:literal, $span:expr, $groups:literal) => {{
+                        tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| {
+                            V::call(Across::<I, N, $registers, $span, $groups> { w, x, register, t, target });
+                        });
+                    }};
+                }
+                match (I::PER, span, offsets) {
+                    (2, 256, _) => across!(3, 256, 8),
+                    (2, 64, _) => across!(3, 64, 0),
+                    (2, 16, _) => across!(3, 16, 1),
+                    (2, _, true) => across!(3, 32, 1),
+                    (2, _, false) => across!(3, 32, 0),
+                    (_, 16, _) => across!(2, 16, 1),
+                    (_, _, true) => across!(2, 32, 1),
+                    (_, _, false) => across!(2, 32, 0),
+                }
             }
         }
     }
 
-    /// Two registers of rows from `first` of this panel on.
-    fn target<V: Vector>(&self, first: usize) -> Target {
-        let rows = (2 * V::LANES).min(self.rows - first);
+    /// The registers of a tile of rows from `first` of this panel on.
+    fn target<V: Vector, I: Integers>(&self, first: usize) -> Target {
+        let rows = (I::REGISTERS * V::LANES).min(self.rows - first);
         Target { y: self.job.y, at: self.at + first, rows, act: self.job.act }
     }
 
@@ -301,7 +346,7 @@ impl Panel<'_> {
         let first = columns - columns % Q::Span::LEN;
         let (mut starts, mut ends) = ([Token::default(); SEVERAL], [Token::default(); SEVERAL]);
         for t in 0..tokens {
-            (starts[t], ends[t]) = (x.token(t, 0, Q::GROUP), x.token(t, first, Q::GROUP));
+            (starts[t], ends[t]) = (x.token(t, 0), x.token(t, first));
         }
         for (at, rows) in self.tiles() {
             let (mut spans, mut rest): ([&[Q::Span]; ROWS], [&[Q]; ROWS]) = ([&[]; ROWS], [&[]; ROWS]);
@@ -328,7 +373,7 @@ impl Panel<'_> {
     unsafe fn beside<V: Vector, Q: Beside>(&self, x: &Rounded<Pairs>) {
         let (w, tokens) = (self.job.w, self.job.x.x.tokens());
         let mut all = [Token::default(); SEVERAL];
-        (0..tokens).for_each(|t| all[t] = x.token(t, 0, Q::GROUP));
+        (0..tokens).for_each(|t| all[t] = x.token(t, 0));
         let (end, apart) = (self.at + self.rows, self.rows.div_ceil(STREAMS * beside::ROWS) * beside::ROWS);
         for at in (self.at..self.at + apart).step_by(beside::ROWS) {
             // The last eight are repeated at the end.

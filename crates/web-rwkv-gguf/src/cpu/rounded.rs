@@ -45,11 +45,13 @@ pub(super) trait Integers: Sync {
     /// How many stand in a lane.
     const PER: usize;
     /// The largest.
-    const LARGEST: f32;
+    const LARGEST: i32;
+    /// Registers of rows of a tile.
+    const REGISTERS: usize;
     /// What is added to them, since unsigned bytes are multiplied with signed ones only.
     const BIAS: i32;
-    /// Makes lanes of 32 numbers.
-    fn lanes(codes: &[i16; SHARED], to: impl FnMut(usize, i32));
+    /// Writes the lanes of 32 numbers.
+    fn lanes(codes: &[i16; SHARED], to: &mut [i32]);
     /// In each lane the sum of products of x and w, added to `sum`.
     ///
     /// # Safety
@@ -66,13 +68,14 @@ pub(super) struct Quads;
 
 impl Integers for Pairs {
     const PER: usize = 2;
-    const LARGEST: f32 = 32767.0;
+    const LARGEST: i32 = 32767;
+    const REGISTERS: usize = 3;
     const BIAS: i32 = 0;
 
     #[inline(always)]
-    fn lanes(codes: &[i16; SHARED], mut to: impl FnMut(usize, i32)) {
-        for (i, &[a, b]) in codes.as_chunks::<2>().0.iter().enumerate() {
-            to(i, i32::from(a as u16) | i32::from(b) << 16);
+    fn lanes(codes: &[i16; SHARED], to: &mut [i32]) {
+        for (to, &[a, b]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
+            *to = i32::from(a as u16) | i32::from(b) << 16;
         }
     }
 
@@ -91,14 +94,15 @@ impl Integers for Pairs {
 
 impl Integers for Quads {
     const PER: usize = 4;
-    const LARGEST: f32 = 127.0;
+    const LARGEST: i32 = 127;
+    const REGISTERS: usize = 2;
     const BIAS: i32 = 128;
 
     #[inline(always)]
-    fn lanes(codes: &[i16; SHARED], mut to: impl FnMut(usize, i32)) {
+    fn lanes(codes: &[i16; SHARED], to: &mut [i32]) {
         let bytes = codes.map(|x| (x + Self::BIAS as i16) as u8);
-        for (i, quad) in bytes.as_chunks().0.iter().enumerate() {
-            to(i, i32::from_le_bytes(*quad));
+        for (to, quad) in to.iter_mut().zip(bytes.as_chunks().0) {
+            *to = i32::from_le_bytes(*quad);
         }
     }
 
@@ -115,7 +119,7 @@ impl Integers for Quads {
     }
 }
 
-/// How the 32 numbers of a group stand.
+/// How numbers stand.
 #[derive(Clone, Copy)]
 pub(super) enum Order {
     /// As they are, those of at most so many tokens in turn.
@@ -126,92 +130,100 @@ pub(super) enum Order {
     Beside,
 }
 
+/// How finely activations are rounded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grain {
+    /// Columns that share a scale: 16, which two in turn do, 32 or more.
+    pub(super) span: usize,
+    /// Columns that sums go over, 16 or 32.
+    pub(super) group: usize,
+    /// The largest integer.
+    pub(super) largest: i32,
+}
+
 /// Activations of T tokens as integers, `x = code · scale`, in tiles of n tokens.
 pub(super) struct Rounded<I> {
     pub(super) columns: usize,
-    codes: Lines<i32>, // tiles of [K / PER, n]
-    // For each 16 columns, tiles of [K / 16, n], and for each 32, tiles of [K / 32, n]:
-    scale: [Vec<f32>; 2],
-    sums: [Vec<f32>; 2], // Σ x
-    lost: [Vec<f32>; 2], // Σ (x − code · scale)
+    pub(super) grain: Grain,
+    codes: Lines<i32>, // tiles of [K / 32, n, 32 / PER]
+    scale: Lines<f32>, // tiles of [K / span, n]
+    sums: Lines<f32>,  // tiles of [K / group, n], Σ x
+    lost: Lines<f32>,  // the same, Σ (x − code · scale), not of tiles
     integers: PhantomData<I>,
 }
 
 impl<I: Integers> Rounded<I> {
     /// The first `columns` of each row of x, which are whole groups of 32.
-    pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, order: Order) -> Self {
+    pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, order: Order, grain: Grain) -> Self {
         let most = if let Order::Tiles(most) = order { most } else { 1 };
-        let (tokens, groups, lanes) = (x.tokens(), columns / SHARED, columns / I::PER);
-        let floats = || [vec![0.0; tokens * 2 * groups], vec![0.0; tokens * groups]];
-        let mut codes = Lines::default();
-        codes.resize(tokens * lanes);
-        let mut y =
-            Self { columns, codes, scale: floats(), sums: floats(), lost: floats(), integers: PhantomData };
+        let tokens = x.tokens();
+        let (lanes, spans, groups) = (columns / I::PER, columns / grain.span, columns / grain.group);
+        let mut y = Self {
+            columns,
+            grain,
+            codes: Lines::new(tokens * lanes),
+            scale: Lines::new(tokens * spans),
+            sums: Lines::new(tokens * groups),
+            lost: Lines::new(tokens * groups),
+            integers: PhantomData,
+        };
         let (mut tiles, mut t) = (vec![], 0);
         while t < tokens {
             tiles.push((t, tile(tokens - t, most)));
             t += tile(tokens - t, most);
         }
-        let codes = Shared::new(&mut y.codes, lanes);
-        let shared = |[x, y]: &mut [Vec<f32>; 2]| [Shared::new(x, 2 * groups), Shared::new(y, groups)];
-        let (scale, sums, lost) = (shared(&mut y.scale), shared(&mut y.sums), shared(&mut y.lost));
+        let (codes, scale) = (Shared::new(&mut y.codes, lanes), Shared::new(&mut y.scale, spans));
+        let (sums, lost) = (Shared::new(&mut y.sums, groups), Shared::new(&mut y.lost, groups));
         cpu.each(tiles.len(), 4 * columns * most, |i| {
             let (t, n) = tiles[i];
             // SAFETY: each task has a tile of its own.
             unsafe {
-                let (codes, integers) = (codes.part(t, 0, n * lanes), PhantomData::<I>);
-                let scale = [scale[0].part(t, 0, 2 * n * groups), scale[1].part(t, 0, n * groups)];
-                let sums = [sums[0].part(t, 0, 2 * n * groups), sums[1].part(t, 0, n * groups)];
-                let lost = [lost[0].part(t, 0, 2 * n * groups), lost[1].part(t, 0, n * groups)];
+                let (codes, scale) = (codes.part(t, 0, n * lanes), scale.part(t, 0, n * spans));
+                let (sums, lost) = (sums.part(t, 0, n * groups), lost.part(t, 0, n * groups));
+                let integers = PhantomData::<I>;
                 dispatch(
                     cpu.level(),
-                    Quantize { x, t, n, columns, order, codes, scale, sums, lost, integers },
+                    Quantize { x, t, n, columns, order, grain, codes, scale, sums, lost, integers },
                 );
             }
         });
         y
     }
 
-    /// The tile of `n` tokens from `t`: `[K / PER, n]`.
+    /// The tile of `n` tokens from `t`: `[K / 32, n, 32 / PER]`.
     pub(super) fn codes(&self, t: usize, n: usize) -> &[i32] {
         let lanes = self.columns / I::PER;
         &self.codes[t * lanes..][..n * lanes]
     }
 
-    /// Scales of groups of 16 or 32 columns, `[K / group, n]`.
-    pub(super) fn scale(&self, t: usize, n: usize, group: usize) -> &[f32] {
-        self.part(&self.scale, t, n, group)
+    /// Its scales, `[K / span, n]`.
+    pub(super) fn scale(&self, t: usize, n: usize) -> &[f32] {
+        let spans = self.columns / self.grain.span;
+        &self.scale[t * spans..][..n * spans]
     }
 
-    /// Sums over groups of 16 or 32 columns, `[K / group, n]`.
-    pub(super) fn sums(&self, t: usize, n: usize, group: usize) -> &[f32] {
-        self.part(&self.sums, t, n, group)
-    }
-
-    /// What rounding took from those sums.
-    pub(super) fn lost(&self, t: usize, n: usize, group: usize) -> &[f32] {
-        self.part(&self.lost, t, n, group)
-    }
-
-    fn part<'a>(&self, of: &'a [Vec<f32>; 2], t: usize, n: usize, group: usize) -> &'a [f32] {
-        let groups = self.columns / group;
-        &of[usize::from(group == SHARED)][t * groups..][..n * groups]
+    /// Its sums, `[K / group, n]`.
+    pub(super) fn sums(&self, t: usize, n: usize) -> &[f32] {
+        let groups = self.columns / self.grain.group;
+        &self.sums[t * groups..][..n * groups]
     }
 }
 
 impl Rounded<Pairs> {
-    /// A token of tiles of one, from a column on, with groups of `group`.
-    pub(super) fn token(&self, t: usize, first: usize, group: usize) -> Token<'_> {
+    /// A token of tiles of one, from a column on.
+    pub(super) fn token(&self, t: usize, first: usize) -> Token<'_> {
+        let groups = self.columns / self.grain.group;
+        let first_group = first / self.grain.group;
         Token {
             codes: &self.codes(t, 1)[first / Pairs::PER..],
-            scale: &self.scale(t, 1, group)[first / group..],
-            sums: &self.sums(t, 1, group)[first / group..],
-            lost: &self.lost(t, 1, group)[first / group..],
+            scale: &self.scale(t, 1)[first / self.grain.span..],
+            sums: &self.sums(t, 1)[first_group..],
+            lost: &self.lost[t * groups..][..groups][first_group..],
         }
     }
 }
 
-/// One token of [`Rounded`].
+/// One token of [`Rounded`], of which groups have a scale each.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Token<'a> {
     pub(super) codes: &'a [i32],
@@ -236,72 +248,74 @@ struct Quantize<'a, I> {
     n: usize,
     columns: usize,
     order: Order,
+    grain: Grain,
     codes: &'a mut [i32],
-    scale: [&'a mut [f32]; 2],
-    sums: [&'a mut [f32]; 2],
-    lost: [&'a mut [f32]; 2],
+    scale: &'a mut [f32],
+    sums: &'a mut [f32],
+    lost: &'a mut [f32],
     integers: PhantomData<I>,
 }
 
 impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
-        let n = self.n;
+    unsafe fn run<V: Vector>(self) {
+        let Self { n, columns, grain: Grain { span, group, largest }, .. } = self;
+        let (shared, largest) = (span.max(SHARED), largest as f32);
         for i in 0..n {
-            let x = &self.x.row(self.t + i)[..self.columns];
-            for (g, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
-                let mut codes = [0; SHARED];
-                // SAFETY: x and the codes have 32 values, and LANES divides 16.
+            let x = &self.x.row(self.t + i)[..columns];
+            for (first, x) in x.chunks(shared).enumerate() {
+                let first = first * shared;
+                // SAFETY: this runs inside `dispatch`, x has groups of 16 or 32 values, and LANES divides 16.
                 unsafe {
-                    let mut most = V::splat(0.0);
-                    let mut sums = [0.0; 2];
-                    for (half, total) in sums.iter_mut().enumerate() {
-                        let mut sum = V::splat(0.0);
-                        for at in (0..SHARED / 2).step_by(V::LANES) {
-                            let x = V::load(x.as_ptr().add(half * SHARED / 2 + at));
-                            most = V::max_abs(most, x);
-                            sum = V::fma(x, V::splat(1.0), sum);
-                        }
-                        *total = V::sum(sum);
+                    let (mut most, mut total) = (V::splat(0.0), 0.0);
+                    for x in x.chunks_exact(V::LANES) {
+                        most = V::max_abs(most, V::load(x.as_ptr()));
                     }
                     let most = V::largest(most);
-                    // What is not finite has no code, and must not vanish.
-                    let scale = most / I::LARGEST + 0.0 * (sums[0] + sums[1]);
-                    let inverse = if most > 0.0 { I::LARGEST / most } else { 0.0 };
-                    let mut lost = [0.0; 2];
-                    for (half, total) in lost.iter_mut().enumerate() {
+                    for (g, x) in x.chunks_exact(group).enumerate() {
                         let mut sum = V::splat(0.0);
-                        for at in (0..SHARED / 2).step_by(V::LANES) {
-                            let at = half * SHARED / 2 + at;
-                            let x = V::load(x.as_ptr().add(at));
-                            let code = V::round(V::mul(x, V::splat(inverse)));
-                            V::store_codes(codes.as_mut_ptr().add(at), code);
-                            sum = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), sum);
+                        for x in x.chunks_exact(V::LANES) {
+                            sum = V::fma(V::load(x.as_ptr()), V::splat(1.0), sum);
                         }
-                        *total = V::sum(sum);
+                        let sum = V::sum(sum);
+                        self.sums[(first / group + g) * n + i] = sum;
+                        total += sum;
                     }
-                    let at = [2 * g * n + i, (2 * g + 1) * n + i, g * n + i];
-                    put(&mut self.scale, at, [scale; 3]);
-                    put(&mut self.sums, at, [sums[0], sums[1], sums[0] + sums[1]]);
-                    put(&mut self.lost, at, [lost[0], lost[1], lost[0] + lost[1]]);
-                    match self.order {
-                        Order::Tiles(_) => (),
-                        Order::Along => V::arrange(&mut codes),
-                        Order::Beside => V::arrange_beside(&mut codes),
+                    // What is not finite has no code, and must not vanish.
+                    let scale = most / largest + 0.0 * total;
+                    let inverse = if most > 0.0 { largest / most } else { 0.0 };
+                    for s in 0..x.len() / span {
+                        self.scale[(first / span + s) * n + i] = scale;
+                    }
+                    if !matches!(self.order, Order::Tiles(_)) {
+                        for (g, x) in x.chunks_exact(group).enumerate() {
+                            let mut lost = V::splat(0.0);
+                            for x in x.chunks_exact(V::LANES) {
+                                let x = V::load(x.as_ptr());
+                                let code = V::round(V::mul(x, V::splat(inverse)));
+                                lost = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), lost);
+                            }
+                            self.lost[(first / group + g) * n + i] = V::sum(lost);
+                        }
+                    }
+                    for (c, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
+                        let mut codes = [0; SHARED];
+                        for at in (0..SHARED).step_by(V::LANES) {
+                            let x = V::mul(V::load(x.as_ptr().add(at)), V::splat(inverse));
+                            V::store_codes(codes.as_mut_ptr().add(at), x);
+                        }
+                        match self.order {
+                            Order::Tiles(_) => (),
+                            Order::Along => V::arrange(&mut codes),
+                            Order::Beside => V::arrange_beside(&mut codes),
+                        }
+                        let lanes = SHARED / I::PER;
+                        let to = ((first / SHARED + c) * n + i) * lanes;
+                        I::lanes(&codes, &mut self.codes[to..][..lanes]);
                     }
                 }
-                let to = &mut self.codes[g * SHARED / I::PER * n..][..SHARED / I::PER * n];
-                I::lanes(&codes, |lane, code| to[lane * n + i] = code);
             }
         }
     }
-}
-
-/// Puts what belongs to the halves of a group and to the whole of it.
-#[inline(always)]
-fn put([halves, all]: &mut [&mut [f32]; 2], at: [usize; 3], x: [f32; 3]) {
-    halves[at[0]] = x[0];
-    halves[at[1]] = x[1];
-    all[at[2]] = x[2];
 }

@@ -9,6 +9,9 @@ pub(crate) const ROWS: usize = 8;
 
 /// Blocks that may stand so.
 pub(crate) trait Beside: Quant {
+    /// The largest whole scale.
+    const WHOLE: usize;
+
     /// Codes plus BIAS: number `32 i ..` of a block, or what stands in the same places of others.
     ///
     /// # Safety
@@ -25,12 +28,42 @@ pub(crate) trait Beside: Quant {
         unsafe { Self::code(Fours(eights, w), i) }
     }
 
+    /// Scales of groups are a number of each row times whole ones, signed bytes: those of groups `4 i ..` in number i of four.
+    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]);
+
+    /// The same of offsets, if there are any.
+    unsafe fn offsets<E: Eights>(_eights: &[*const u8]) -> (E::Floats, [E; 4]) {
+        unreachable!("there are no offsets")
+    }
+
     /// Writes the scales of each group and, if there are any, the offsets.
+    #[inline(always)]
     unsafe fn factors_beside<E: Eights>(
         eights: &[*const u8],
         scale: &mut [E::Floats; 16],
         offset: &mut [E::Floats; 16],
-    );
+    ) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            let words = Self::LEN / Self::GROUP / 4;
+            let (d, whole) = Self::scales::<E>(eights);
+            for i in 0..words {
+                let numbers = whole[i].numbers();
+                for j in 0..4 {
+                    scale[4 * i + j] = E::product(numbers[j], d);
+                }
+            }
+            if Self::OFFSETS {
+                let (d, whole) = Self::offsets::<E>(eights);
+                for i in 0..words {
+                    let numbers = whole[i].numbers();
+                    for j in 0..4 {
+                        offset[4 * i + j] = E::product(numbers[j], d);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Where bytes of blocks come from that are taken apart alike.

@@ -65,12 +65,8 @@ pub(crate) trait Eights: Bits {
     unsafe fn last_f16(_eights: &[*const u8], _at: usize) -> Self::Floats {
         unreachable!("rows do not stand side by side")
     }
-    /// The first to the fourth bytes, which are unsigned, as numbers.
-    unsafe fn unsigned(self) -> [Self::Floats; 4] {
-        unreachable!("rows do not stand side by side")
-    }
-    /// The same of signed bytes.
-    unsafe fn signed(self) -> [Self::Floats; 4] {
+    /// The first to the fourth bytes, which are signed, as numbers.
+    unsafe fn numbers(self) -> [Self::Floats; 4] {
         unreachable!("rows do not stand side by side")
     }
     unsafe fn product(_a: Self::Floats, _b: Self::Floats) -> Self::Floats {
@@ -149,11 +145,7 @@ impl Eights for Portable {
         })
     }
 
-    unsafe fn unsigned(self) -> [Self::Floats; 4] {
-        std::array::from_fn(|i| std::array::from_fn(|r| f32::from(self.0[4 * r + i])))
-    }
-
-    unsafe fn signed(self) -> [Self::Floats; 4] {
+    unsafe fn numbers(self) -> [Self::Floats; 4] {
         std::array::from_fn(|i| std::array::from_fn(|r| f32::from(self.0[4 * r + i] as i8)))
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Block {
 const _: () = assert!(size_of::<Block>() == 144);
 
 impl Beside for Block {
+    const WHOLE: usize = 63;
+
     #[inline(always)]
     unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         // SAFETY: the caller has the instructions.
@@ -25,13 +27,15 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn factors_beside<E: Eights>(
-        eights: &[*const u8],
-        scale: &mut [E::Floats; 16],
-        offset: &mut [E::Floats; 16],
-    ) {
+    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
         // SAFETY: the caller has the instructions, and blocks begin with them.
-        unsafe { Factors::beside::<E>(eights, scale, offset) };
+        unsafe { Factors::beside::<E>(eights)[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
+        // SAFETY: as above.
+        unsafe { Factors::beside::<E>(eights)[1] }
     }
 }
 
@@ -98,33 +102,23 @@ impl Factors {
         }
     }
 
-    /// Those of rows that stand side by side, which blocks begin with.
+    /// Those of rows that stand side by side, which blocks begin with: scales and offsets as `d` or `−dmin` and whole numbers.
     ///
     /// # Safety
     /// As [`Eights`].
     #[inline(always)]
-    pub(super) unsafe fn beside<E: Eights>(
-        eights: &[*const u8],
-        scale: &mut [E::Floats; 16],
-        offset: &mut [E::Floats; 16],
-    ) {
+    pub(super) unsafe fn beside<E: Eights>(eights: &[*const u8]) -> [(E::Floats, [E; 4]); 2] {
         // SAFETY: the caller's promise is handed on.
         unsafe {
-            let [halves, scales, minimums, last] = [0, 4, 8, 12].map(|at| E::load(eights, at));
-            let [d, dmin] = halves.f16s();
-            let dmin = E::negative(dmin);
-            let lasts = [
-                last.bits(0, 15).or(scales.bits(2, 0x30), 0),
-                last.bits(4, 15).or(minimums.bits(2, 0x30), 0),
-            ];
-            let parts = [[scales.bits(0, 63), minimums.bits(0, 63)], lasts];
-            for (half, [scales, minimums]) in parts.into_iter().enumerate() {
-                let (scales, minimums) = (scales.unsigned(), minimums.unsigned());
-                for i in 0..4 {
-                    scale[4 * half + i] = E::product(scales[i], d);
-                    offset[4 * half + i] = E::product(minimums[i], dmin);
-                }
-            }
+            let [d, dmin] = E::load(eights, 0).f16s();
+            let (scales, minimums, last) = (E::load(eights, 4), E::load(eights, 8), E::load(eights, 12));
+            let last_scales = last.bits(0, 15).or(scales.bits(2, 0x30), 0);
+            let last_minimums = last.bits(4, 15).or(minimums.bits(2, 0x30), 0);
+            let (scales, minimums) = (scales.bits(0, 63), minimums.bits(0, 63));
+            [
+                (d, [scales, last_scales, scales, last_scales]),
+                (E::negative(dmin), [minimums, last_minimums, minimums, last_minimums]),
+            ]
         }
     }
 

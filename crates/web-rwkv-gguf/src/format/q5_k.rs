@@ -20,6 +20,8 @@ pub(crate) struct Block {
 const _: () = assert!(size_of::<Block>() == 176);
 
 impl Beside for Block {
+    const WHOLE: usize = 63;
+
     #[inline(always)]
     unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         // SAFETY: the caller has the instructions.
@@ -30,13 +32,15 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn factors_beside<E: Eights>(
-        eights: &[*const u8],
-        scale: &mut [E::Floats; 16],
-        offset: &mut [E::Floats; 16],
-    ) {
+    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
         // SAFETY: the caller has the instructions, and blocks begin with them.
-        unsafe { Factors::beside::<E>(eights, scale, offset) };
+        unsafe { Factors::beside::<E>(eights)[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
+        // SAFETY: as above.
+        unsafe { Factors::beside::<E>(eights)[1] }
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Block {
 const _: () = assert!(size_of::<Block>() == 210);
 
 impl Beside for Block {
+    const WHOLE: usize = 128;
+
     #[inline(always)]
     unsafe fn code<B: Bits>(from: impl Source<B>, i: usize) -> B {
         let (half, s) = (i / 4, i as u32 % 4);
@@ -30,20 +32,14 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn factors_beside<E: Eights>(
-        eights: &[*const u8],
-        scale: &mut [E::Floats; 16],
-        _: &mut [E::Floats; 16],
-    ) {
+    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
         // SAFETY: the caller has the instructions, and blocks end with d.
         unsafe {
-            let d = E::last_f16(eights, offset_of!(Self, d));
-            for (i, scale) in scale.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let four = E::load(eights, offset_of!(Self, scales) + 4 * i).signed();
-                for (scale, x) in scale.iter_mut().zip(four) {
-                    *scale = E::product(x, d);
-                }
+            let mut whole = [E::load(eights, offset_of!(Self, scales)); 4];
+            for (i, whole) in whole.iter_mut().enumerate() {
+                *whole = E::load(eights, offset_of!(Self, scales) + 4 * i);
             }
+            (E::last_f16(eights, offset_of!(Self, d)), whole)
         }
     }
 }
