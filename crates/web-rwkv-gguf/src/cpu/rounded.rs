@@ -100,9 +100,9 @@ impl Integers for Quads {
 
     #[inline(always)]
     fn lanes(codes: &[i16; SHARED], to: &mut [i32]) {
-        let bytes = codes.map(|x| (x + Self::BIAS as i16) as u8);
-        for (to, quad) in to.iter_mut().zip(bytes.as_chunks().0) {
-            *to = i32::from_le_bytes(*quad);
+        for (to, quad) in to.iter_mut().zip(codes.as_chunks::<4>().0) {
+            let byte = |i: usize| i32::from((quad[i] + Self::BIAS as i16) as u8) << (8 * i);
+            *to = byte(0) | byte(1) | byte(2) | byte(3);
         }
     }
 
