@@ -1,7 +1,7 @@
 //! Products of integers, for many tokens: codes stay integers, and their products with activations of 16 or 8 bits are
 //! summed over a group of codes that share a scale.
 
-use std::{array::from_fn, marker::PhantomData};
+use std::{array::from_fn, marker::PhantomData, ops::Range};
 
 use crate::{
     format::{self, Bits, Bytes, Format, Quant, with_quant},
@@ -228,13 +228,13 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Asks for where the sums of tokens from `t` will be written.
+    /// Asks for where the sums of these tokens will be written.
     ///
     /// # Safety
     /// As [`Vector`].
     #[inline(always)]
-    unsafe fn fetch<V: Vector>(self, t: usize, tokens: usize) {
-        for t in t..t + tokens {
+    unsafe fn fetch<V: Vector>(self, tokens: Range<usize>) {
+        for t in tokens {
             let y = self.y.place(t, self.at, self.rows).cast::<u8>();
             for line in (0..self.rows * size_of::<f32>()).step_by(LINE) {
                 // SAFETY: the caller's promise is handed on.
@@ -296,9 +296,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUP
         // SAFETY: what was sliced above has K / PER codes and as many factors as spans and groups for each lane or token of the
         // tile.
         unsafe {
-            self.target.fetch::<V>(self.t, T);
             let mut acc = [[V::splat(0.0); R]; T];
             for s in 0..spans {
+                // Bit by bit, since memory takes longer than a span.
+                self.target.fetch::<V>(self.t + s * T / spans..self.t + (s + 1) * T / spans);
                 let first: [V::Int; R] = match I::BIAS {
                     0 => [V::zero(); R],
                     _ => from_fn(|r| V::load_ints(bias[r].add(s * lanes))),

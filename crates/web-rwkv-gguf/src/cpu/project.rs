@@ -292,25 +292,26 @@ impl Panel<'_> {
             }
             let offsets =
                 with_quant!(w.format, Q => Q::OFFSETS || Q::MIDDLE > 0, _ => unreachable!("it is in blocks"));
-            for register in (0..registers).step_by(I::REGISTERS) {
-                let (w, target) = (&*packed, self.target::<V, I>(register * V::LANES));
-                macro_rules! across {
-                    ($registers:literal, $span:expr, $groups:literal) => {{
-                        tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| {
+            let w = &*packed;
+            macro_rules! across {
+                ($registers:literal, $span:expr, $groups:literal) => {{
+                    tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| {
+                        for register in (0..registers).step_by(I::REGISTERS) {
+                            let target = self.target::<V, I>(register * V::LANES);
                             V::call(Across::<I, N, $registers, $span, $groups> { w, x, register, t, target });
-                        });
-                    }};
-                }
-                match (I::PER, span, offsets) {
-                    (2, 256, _) => across!(3, 256, 8),
-                    (2, 64, _) => across!(3, 64, 0),
-                    (2, 16, _) => across!(3, 16, 1),
-                    (2, _, true) => across!(3, 32, 1),
-                    (2, _, false) => across!(3, 32, 0),
-                    (_, 16, _) => across!(2, 16, 1),
-                    (_, _, true) => across!(2, 32, 1),
-                    (_, _, false) => across!(2, 32, 0),
-                }
+                        }
+                    });
+                }};
+            }
+            match (I::PER, span, offsets) {
+                (2, 256, _) => across!(3, 256, 8),
+                (2, 64, _) => across!(3, 64, 0),
+                (2, 16, _) => across!(3, 16, 1),
+                (2, _, true) => across!(3, 32, 1),
+                (2, _, false) => across!(3, 32, 0),
+                (_, 16, _) => across!(2, 16, 1),
+                (_, _, true) => across!(2, 32, 1),
+                (_, _, false) => across!(2, 32, 0),
             }
         }
     }
