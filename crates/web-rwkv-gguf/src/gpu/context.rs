@@ -41,15 +41,32 @@ pub(crate) struct Mapped {
 impl std::ops::Deref for Mapped {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        bytemuck::cast_slice(self.view.as_ref().expect("only `drop` takes it"))
+        bytemuck::cast_slice(self.view.as_ref().expect("`receive` sets it, and only `drop` takes it"))
     }
 }
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        self.view = None;
-        self.buffer.unmap();
+        if self.view.take().is_some() {
+            self.buffer.unmap();
+        }
         self.context.back.lock().expect("no holder panics").push(self.buffer.clone());
+    }
+}
+
+/// Floats of a device on their way to this machine's memory.
+pub(super) struct Sent {
+    to: Mapped,
+    size: u64,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Sent {
+    /// The floats, once they are there.
+    pub(super) fn receive(self) -> Result<Mapped> {
+        let Self { mut to, size, submission } = self;
+        to.view = Some(to.context.map(&to.buffer, size, &submission)?);
+        Ok(to)
     }
 }
 
@@ -137,6 +154,11 @@ impl Context {
 
     /// A part of a buffer, after all that was submitted.
     pub(super) fn read(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Result<Mapped> {
+        self.send(buffer, from, size).receive()
+    }
+
+    /// The same, for which nobody waits yet.
+    pub(super) fn send(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Sent {
         let mut free = self.back.lock().expect("no holder panics");
         let fit = free.iter().position(|b| (size..=4 * size).contains(&b.size()));
         let back = fit.map(|i| free.swap_remove(i));
@@ -145,8 +167,7 @@ impl Context {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, from, &back, 0, size);
         let submission = self.queue.submit([encoder.finish()]);
-        let view = self.map(&back, size, &submission)?;
-        Ok(Mapped { context: self.clone(), buffer: back, view: Some(view) })
+        Sent { to: Mapped { context: self.clone(), buffer: back, view: None }, size, submission }
     }
 
     /// A buffer that this machine can read.

@@ -214,6 +214,9 @@ impl Ops for Gpu {
         b.chosen = chosen.map(|(_, chosen)| chosen);
         b.chosen.iter().for_each(|c| c.submission.set(submission.clone()).expect("submitted once"));
         b.submission = Some(submission);
+        if let ([(_, slot)], false) = (&b.slots[..], b.alone) {
+            slot.left();
+        }
         b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
         b.recording.timed = timed; // for `close`
         b.ahead = b.like.is_some();

@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex},
 };
 
 use crate::{Error, Result};
 
-use super::{Context, Mapped};
+use super::{Context, Mapped, context::Sent};
 
 /// The states of a model on a GPU. Where they are more than its buffer can hold, those that were used longest ago are in
 /// this machine's memory until a batch needs them.
@@ -29,12 +30,17 @@ struct Slots {
     next: u64,
     /// The number of the batch that is being made.
     batch: u64,
+    /// Whose state the last batch has left, if that was one text, and whether that of the text before was fetched.
+    left: Option<u64>,
+    fetched: bool,
 }
 
 struct Place {
     at: At,
     /// The last batch that needed it.
     used: u64,
+    /// It, on its way to this machine.
+    sent: Option<Sent>,
 }
 
 enum At {
@@ -61,10 +67,19 @@ impl Drop for Slot {
 impl Slot {
     /// The state, in one copy.
     pub(crate) fn read(&self) -> Result<Arc<Mapped>> {
-        let slots = self.pool.slots.lock().expect("no holder panics");
-        match &slots.places[&self.number].at {
-            At::Device(index) => self.pool.read(&slots, *index),
-            At::Host(data) => Ok(data.clone()),
+        let slots = &mut *self.pool.slots.lock().expect("no holder panics");
+        slots.fetched |= slots.left == Some(self.number);
+        self.pool.fetch(slots, self.number)
+    }
+
+    /// Told of the state that a text leaves once its batch is submitted. If that of the text before was fetched, this one is
+    /// sent at once, so that it is on its way before anybody has seen results.
+    pub(super) fn left(&self) {
+        let slots = &mut *self.pool.slots.lock().expect("no holder panics");
+        slots.left = Some(self.number);
+        let place = slots.places.get_mut(&self.number).expect("a slot has a place");
+        if let (true, At::Device(index)) = (mem::take(&mut slots.fetched), &place.at) {
+            place.sent = Some(self.pool.send(&slots.buffer, *index));
         }
     }
 
@@ -101,6 +116,8 @@ impl Pool {
             places: HashMap::new(),
             next: 0,
             batch: 0,
+            left: None,
+            fetched: false,
         };
         Self { context, size, slots: Mutex::new(slots) }
     }
@@ -113,14 +130,16 @@ impl Pool {
     pub(super) fn begin<'a>(&self, states: impl Iterator<Item = &'a Arc<Slot>> + Clone) -> Result<()> {
         let slots = &mut *self.slots.lock().expect("no holder panics");
         slots.batch += 1;
+        slots.left = None;
         for slot in states.clone() {
-            slots.places.get_mut(&slot.number).expect("a slot has a place").used = slots.batch;
+            let place = slots.places.get_mut(&slot.number).expect("a slot has a place");
+            (place.used, place.sent) = (slots.batch, None);
         }
         for slot in states {
             if let At::Host(_) = slots.places[&slot.number].at {
                 let index = self.room(slots)?;
                 let place = slots.places.get_mut(&slot.number).expect("as above");
-                if let At::Host(data) = std::mem::replace(&mut place.at, At::Device(index)) {
+                if let At::Host(data) = mem::replace(&mut place.at, At::Device(index)) {
                     self.write(slots, index, &data);
                 }
             }
@@ -134,7 +153,7 @@ impl Pool {
         let at = At::Device(self.room(slots)?);
         let number = slots.next;
         slots.next += 1;
-        slots.places.insert(number, Place { at, used: slots.batch });
+        slots.places.insert(number, Place { at, used: slots.batch, sent: None });
         Ok(Arc::new(Slot { pool: self.clone(), number }))
     }
 
@@ -155,8 +174,20 @@ impl Pool {
         self.context.queue.write_buffer(&slots.buffer, at, bytemuck::cast_slice(data));
     }
 
-    fn read(&self, slots: &Slots, index: u32) -> Result<Arc<Mapped>> {
-        self.context.read(&slots.buffer, u64::from(index) * self.bytes(), self.bytes()).map(Arc::new)
+    fn send(&self, buffer: &wgpu::Buffer, index: u32) -> Sent {
+        self.context.send(buffer, u64::from(index) * self.bytes(), self.bytes())
+    }
+
+    /// A state in this machine's memory.
+    fn fetch(&self, slots: &mut Slots, number: u64) -> Result<Arc<Mapped>> {
+        let place = slots.places.get_mut(&number).expect("a slot has a place");
+        match &place.at {
+            At::Device(index) => {
+                let sent = place.sent.take().unwrap_or_else(|| self.send(&slots.buffer, *index));
+                sent.receive().map(Arc::new)
+            }
+            At::Host(data) => Ok(data.clone()),
+        }
     }
 
     /// A slot of the buffer that nobody has: makes it larger, or moves the state that was used longest ago away.
@@ -181,7 +212,7 @@ impl Pool {
                 ),
             });
         };
-        let data = self.read(slots, index)?;
+        let data = self.fetch(slots, number)?;
         slots.places.get_mut(&number).expect("found above").at = At::Host(data);
         Ok(index)
     }
