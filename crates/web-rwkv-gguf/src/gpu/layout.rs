@@ -1,7 +1,8 @@
 //! How weights lie in the GPU's memory: rows of vectors of 16 bytes, with an own layout where a format's blocks are not
-//! of whole vectors. Every weight keeps its value.
+//! of whole vectors. Every weight keeps its value, but that F32 becomes F16 where inputs of products are f16 too.
 
 use crate::{
+    device::Tier,
     format::{self, Format, Portable, Quant, q4_0, q5_k, with_quant},
     ops::FileMatrix,
 };
@@ -25,11 +26,14 @@ pub(super) enum Layout {
 pub(super) const CHUNK: usize = 32;
 /// Bytes of a vector.
 pub(super) const VECTOR: usize = 16;
+/// The largest number of f16.
+const LARGEST: f32 = 65504.0;
 
 impl Layout {
-    pub(super) fn of(format: Format) -> Self {
+    pub(super) fn of(format: Format, tier: Tier) -> Self {
         match format {
-            Format::F32 => Self::F32,
+            Format::F32 if tier == Tier::Plain => Self::F32,
+            Format::F32 => Self::F16,
             Format::F16 => Self::F16,
             Format::BF16 => Self::BF16,
             Format::Q8_0 => Self::Q8_0,
@@ -93,6 +97,11 @@ impl Layout {
         }
     }
 
+    /// Bytes of a row of a matrix.
+    pub(super) fn row_bytes(self, columns: usize) -> usize {
+        self.stride(padded(columns)) * VECTOR
+    }
+
     /// Vectors of a row of `columns` values, which are a multiple of [`CHUNK`].
     pub(super) fn stride(self, columns: usize) -> usize {
         let planes = |codes: usize, scales: usize| codes + scales.div_ceil(VECTOR);
@@ -114,20 +123,22 @@ pub(super) fn padded(columns: usize) -> usize {
     columns.next_multiple_of(CHUNK)
 }
 
-/// Bytes of a row of a matrix in its layout.
-pub(super) fn row_bytes(w: &FileMatrix) -> usize {
-    Layout::of(w.format).stride(padded(w.columns)) * VECTOR
-}
-
-/// Writes rows `first..` of a matrix in its layout; `out` is a whole number of rows, and zero.
-pub(super) fn pack(w: &FileMatrix, first: usize, out: &mut [u8]) {
+/// Writes rows `first..` of a matrix in a layout; `out` is a whole number of rows, and zero.
+pub(super) fn pack(w: &FileMatrix, layout: Layout, first: usize, out: &mut [u8]) {
     let from = w.format.row_bytes(w.columns).expect("checked when the model was opened");
     let rows = w.data[first * from..].chunks_exact(from);
-    rows.zip(out.chunks_exact_mut(row_bytes(w))).for_each(|(row, out)| pack_row(w.format, row, out));
+    let rows = rows.zip(out.chunks_exact_mut(layout.row_bytes(w.columns)));
+    rows.for_each(|(row, out)| pack_row((w.format, layout), row, out));
 }
 
-fn pack_row(format: Format, row: &[u8], out: &mut [u8]) {
-    match Layout::of(format) {
+fn pack_row((format, layout): (Format, Layout), row: &[u8], out: &mut [u8]) {
+    match layout {
+        Layout::F16 if format == Format::F32 => {
+            for (x, out) in row.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                // As inputs, beyond the largest number it is that.
+                *out = format::to_f16(f32::from_le_bytes(*x).clamp(-LARGEST, LARGEST));
+            }
+        }
         Layout::F32 | Layout::F16 | Layout::BF16 => out[..row.len()].copy_from_slice(row),
         Layout::Q4K => blocks(row, 144, out, 144, |block, out| {
             out[..16].copy_from_slice(&block[..16]);
@@ -223,9 +234,10 @@ fn nibbles(q: &[u8; CHUNK], out: &mut [u8]) {
 }
 
 /// Rows `first..` of a matrix if they are in the file as they lie in the GPU's memory, so many bytes.
-pub(super) fn in_file(w: &FileMatrix, first: usize, bytes: usize) -> Option<&[u8]> {
-    let same = Layout::of(w.format).is_float() && w.columns.is_multiple_of(CHUNK);
-    same.then(|| &w.data[first * row_bytes(w)..][..bytes])
+pub(super) fn in_file(w: &FileMatrix, layout: Layout, first: usize, bytes: usize) -> Option<&[u8]> {
+    let stride = layout.row_bytes(w.columns);
+    let same = layout.is_float() && w.format.row_bytes(w.columns) == Some(stride);
+    same.then(|| &w.data[first * stride..][..bytes])
 }
 
 /// For each chunk 32 codes, then scale and offset of each 16.

@@ -376,7 +376,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 128,
         });
-        let needs = needs(checkpoint);
+        let needs = needs(checkpoint, tier);
         let channels = checkpoint.tensors.get("emb.weight").and_then(|t| t.shape.get(1)).unwrap_or(&0);
         if !channels.is_multiple_of(4) {
             return Err(failed(format!("expected channels in multiples of 4, found {channels}")));
@@ -696,10 +696,10 @@ struct Needs {
 }
 
 /// What the matrices of a checkpoint take, and about what a chunk of one sequence takes.
-fn needs(checkpoint: &Checkpoint) -> Needs {
+fn needs(checkpoint: &Checkpoint, tier: Tier) -> Needs {
     let matrices = checkpoint.tensors.values().filter_map(|t| match t.shape[..] {
         [ref rows @ .., columns] if !rows.is_empty() => {
-            let stride = Layout::of(t.format).stride(padded(columns)) * VECTOR;
+            let stride = Layout::of(t.format, tier).row_bytes(columns);
             Some((rows.iter().product::<usize>() * stride) as u64)
         }
         _ => None,

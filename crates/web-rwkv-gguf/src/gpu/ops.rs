@@ -19,8 +19,8 @@ impl Ops for Gpu {
     }
 
     fn matrix(&self, w: FileMatrix) -> Result<Matrix> {
-        let layout = Layout::of(w.format);
-        let stride = layout::row_bytes(&w);
+        let layout = Layout::of(w.format, self.info.tier);
+        let stride = layout.row_bytes(w.columns);
         let mut m = self.memory.lock().expect("no holder panics");
         let m = &mut *m;
         m.layouts.insert(layout);
@@ -54,7 +54,7 @@ impl Ops for Gpu {
             to.used += (rows * stride) as u64;
             m.to_come = m.to_come.saturating_sub((rows * stride) as u64);
             let at = u64::from(piece.at) * VECTOR as u64;
-            m.upload.add(&self.context, &w, (first, rows), (&to.buffer, at))?;
+            m.upload.add(&self.context, (&w, layout), (first, rows), (&to.buffer, at))?;
             matrix.pieces.push(piece);
             first += rows;
         }

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, mem, sync::Mutex, thread};
 
 use crate::{Result, ops::FileMatrix};
 
-use super::{Context, layout};
+use super::{
+    Context,
+    layout::{self, Layout},
+};
 
 /// Bytes that are on their way at a time, and buffers of so many: one is filled while the device copies the other.
 const STAGE: usize = 64 << 20;
@@ -25,6 +28,7 @@ pub(super) struct Upload {
 /// Rows of a matrix, and where they belong.
 struct Part {
     w: FileMatrix,
+    layout: Layout,
     first: usize,
     rows: usize,
     buffer: wgpu::Buffer,
@@ -34,6 +38,7 @@ struct Part {
 /// Rows from `first` on, which go to mapped memory.
 struct Task<'a> {
     w: &'a FileMatrix,
+    layout: Layout,
     first: usize,
     to: wgpu::WriteOnly<'a, [u8]>,
 }
@@ -43,7 +48,7 @@ unsafe impl Send for Task<'_> {}
 
 impl Part {
     fn bytes(&self) -> usize {
-        self.rows * layout::row_bytes(&self.w)
+        self.rows * self.layout.row_bytes(self.w.columns)
     }
 }
 
@@ -52,16 +57,17 @@ impl Upload {
     pub(super) fn add(
         &mut self,
         context: &Context,
-        w: &FileMatrix,
+        (w, layout): (&FileMatrix, Layout),
         (first, rows): (usize, usize),
         (buffer, at): (&wgpu::Buffer, u64),
     ) -> Result<()> {
-        let stride = layout::row_bytes(w);
+        let stride = layout.row_bytes(w.columns);
         let most = (STAGE / stride).max(1);
         for row in (0..rows).step_by(most) {
             let at = at + (row * stride) as u64;
             let part = Part {
                 w: w.clone(),
+                layout,
                 first: first + row,
                 rows: most.min(rows - row),
                 buffer: buffer.clone(),
@@ -94,12 +100,12 @@ impl Upload {
         let mut view = view.map_err(|e| context.fail(e.to_string()))?;
         let mut rest = view.slice(..);
         let mut tasks = vec![];
-        for Part { w, first, rows, .. } in &parts {
-            let stride = layout::row_bytes(w);
+        for Part { w, layout, first, rows, .. } in &parts {
+            let stride = layout.row_bytes(w.columns);
             let most = (TASK / stride).max(1);
             for row in (0..*rows).step_by(most) {
                 let (to, after) = rest.split_at(most.min(rows - row) * stride);
-                tasks.push(Task { w, first: first + row, to });
+                tasks.push(Task { w, layout: *layout, first: first + row, to });
                 rest = after;
             }
         }
@@ -107,13 +113,14 @@ impl Upload {
         let work = || {
             // What the device reads may not be read here at any speed.
             let mut rows = vec![];
-            while let Some(Task { w, first, mut to }) = { tasks.lock().expect("no holder panics").next() } {
-                match layout::in_file(w, first, to.len()) {
+            let next = || tasks.lock().expect("no holder panics").next();
+            while let Some(Task { w, layout, first, mut to }) = next() {
+                match layout::in_file(w, layout, first, to.len()) {
                     Some(rows) => to.copy_from_slice(rows),
                     None => {
                         rows.clear();
                         rows.resize(to.len(), 0);
-                        layout::pack(w, first, &mut rows);
+                        layout::pack(w, layout, first, &mut rows);
                         to.copy_from_slice(&rows);
                     }
                 }
