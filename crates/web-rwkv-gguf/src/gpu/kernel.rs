@@ -57,8 +57,8 @@ pub(super) enum Kernel {
         split: usize,
         /// Whether every sequence has one token.
         alone: bool,
-        /// Whether it is given the sums of gates.
-        gates: bool,
+        /// The parts of the sums of gates that it is given, or 0 if it is given gates.
+        gates: usize,
     },
     /// Sixteen tokens at a time on matrix units.
     Wkv7Matrix {
@@ -529,7 +529,8 @@ impl Kernels {
                 };
                 threads = self.head(*head_size, (columns, *block), &mut constants) / split;
                 constants.extend([("COLUMNS", columns), ("SPLIT", *split)]);
-                constants.extend([("ALONE", usize::from(*alone)), ("GATES", usize::from(*gates))]);
+                constants.extend([("ALONE", usize::from(*alone)), ("GATES", *gates)]);
+                constants.push(("MORE", gates.saturating_sub(1)));
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"

@@ -22,7 +22,6 @@ mod upload;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -70,9 +69,8 @@ const SEQUENCE: u32 = 4;
 const CHOICE: u32 = 6;
 /// Told with the width of inputs that stand in tiles.
 const TILES: u32 = 1 << 31;
-/// From so many tokens a sequence on wkv7 runs on matrix units; below it sequences are short, if they have several.
+/// From so many tokens a sequence on wkv7 runs on matrix units; below it, it makes gates of their sums.
 const LONG: usize = 24;
-const SHORT: Range<usize> = 2..LONG;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
 /// Sequences that run on before their tokens are seen, and steps, each of which leaves a state of each.

@@ -414,13 +414,13 @@ impl Ops for Gpu {
         let [r, k, v, v_first] = [&t.r, &t.k, &t.v, &t.v_first].map(|acts| self.place(b, acts));
         let width = t.r.padded as u32;
         let sums = b.unfinished.take_if(|sums| sums.before == t.w.before);
-        let ([w, a, g, nu], pitch) = match sums.as_ref().map(|sums| &sums.params[..]) {
+        let ([w, a, g, nu], pitch, part) = match sums.as_ref().map(|sums| &sums.params[..]) {
             // Those of gates, one after another.
-            Some([.., parts, pitch, _]) => {
+            Some([.., parts, pitch, part]) => {
                 let each = pitch / if v0.is_some() { 4 } else { 3 };
-                ([0, 1, 2, 3].map(|i| parts + i * each), *pitch)
+                ([0, 1, 2, 3].map(|i| parts + i * each), *pitch, *part)
             }
-            _ => ([&t.w, &t.a, &t.g, &t.nu].map(|acts| self.place(b, acts)), width),
+            _ => ([&t.w, &t.a, &t.g, &t.nu].map(|acts| self.place(b, acts)), width, 0),
         };
         let params = [
             0,
@@ -445,6 +445,7 @@ impl Ops for Gpu {
             y.pitch(),
             self.parts(b).0,
             pitch,
+            part,
             nu,
             w0,
             a0,
@@ -456,7 +457,7 @@ impl Ops for Gpu {
         }
         // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
         // a head.
-        let (alone, gates) = (b.alone, sums.is_some());
+        let (alone, gates) = (b.alone, sums.map_or(0, |sums| sums.splits));
         let scan = |block, split| (Kernel::Wkv7 { head_size, block, split, alone, gates }, split);
         let (kernel, split) = match (b.length(), self.kernels.matrix_heads(head_size)) {
             (0..2, _) => scan(1, 1),

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Acts, Batch, Gpu, Matrix, Piece, SHORT, Vector,
+    Acts, Batch, Gpu, LONG, Matrix, Piece, Vector,
     kernel::{FOUR, Kernel, Tile},
     layout::{VECTOR, padded},
 };
@@ -154,8 +154,8 @@ impl Gpu {
         };
         // Rows of floats take the longest, and begin first.
         pieces.sort_by_key(|of| (apart(of), few.then_some(of.0.w.layout)));
-        // Of short sequences `wkv7` takes the sums of gates, if they are of one dispatch.
-        let gates = jobs[0].act == DECAY && pieces.len() == jobs.len() && SHORT.contains(&b.length());
+        // If no sequence is long, `wkv7` takes the sums of gates, if they are of one dispatch.
+        let gates = jobs[0].act == DECAY && pieces.len() == jobs.len() && b.length() < LONG;
         let groups = pieces.chunk_by(|a, b| apart(a) == apart(b));
         for together in groups.flat_map(|pieces| pieces.chunks(JOBS)) {
             let mut layouts: Vec<_> = together.iter().map(|(job, _)| job.w.layout).collect();
@@ -169,8 +169,7 @@ impl Gpu {
                 (Kernel::Few { layouts: layouts.clone(), tokens, columns, act }, 1)
             } else {
                 let rows: Vec<_> = together.iter().map(|(_, piece)| piece.rows).collect();
-                // Columns that nobody shares out leave it less to read.
-                let room = if gates { 0 } else { self.parts(b).1 };
+                let room = self.parts(b).1;
                 let (tokens, splits) = self.kernels.tile_for(&rows, columns, tokens, room);
                 (Kernel::Many { layouts: layouts.clone(), tokens }, splits)
             };

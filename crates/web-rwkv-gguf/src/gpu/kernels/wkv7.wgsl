@@ -8,7 +8,8 @@
 //
 // (S kk)(kk a)ᵀ is computed as (S u)(u a)ᵀ / ‖u‖².
 //
-// ALONE says that every sequence has one token, GATES that w, a and nu are sums, of which the gates are still to be made:
+// ALONE says that every sequence has one token, GATES that w, a and nu are sums, which lie with g in so many parts (MORE beside the
+// first), and of which the gates are still to be made:
 //
 // w = exp(−e^−½ σ(w0 + w)), a = σ(a0 + a), v = v + (v_first − v) σ(v0 + nu)
 
@@ -55,6 +56,13 @@ fn wkv7(b: Builtins) {
     if len == 0u {
         return;
     }
+    // What is small and used first is fetched first, so that it does not wait behind the state.
+    var next: array<Fetched, FETCH>;
+    for (var f = 0u; f < FETCH; f++) {
+        if t.index + f * THREADS < len * N / 4u {
+            next[f] = fetch(t.index + f * THREADS, head, start, len);
+        }
+    }
     let i = share / COLUMNS + t.index / PARTS;
     let part = t.index % PARTS;
     let place = p.state + 4u * part * p.width + head + COLUMNS * i;
@@ -63,12 +71,6 @@ fn wkv7(b: Builtins) {
     var s: array<State, J>;
     for (var j = 0u; j < J; j++) {
         s[j] = states[(before + row(j) * p.width) / COLUMNS];
-    }
-    var next: array<Fetched, FETCH>;
-    for (var f = 0u; f < FETCH; f++) {
-        if t.index + f * THREADS < len * N / 4u {
-            next[f] = fetch(t.index + f * THREADS, head, start, len);
-        }
     }
     for (var done = 0u; done < len; done += BLOCK) {
         let tokens = min(BLOCK, len - done);
@@ -191,14 +193,23 @@ fn fetch(e: u32, head: u32, start: u32, len: u32) -> Fetched {
     let sum = token * p.pitch + c;
     var x: Fetched;
     x.r = acts[(p.r + at) / 4u];
-    x.w = acts[(p.w + sum) / 4u];
+    x.w = whole(p.w + sum);
     x.k = acts[(p.k + at) / 4u];
     x.v = acts[(p.v + at) / 4u];
-    x.a = acts[(p.a + sum) / 4u];
-    x.g = acts[(p.g + sum) / 4u];
+    x.a = whole(p.a + sum);
+    x.g = whole(p.g + sum);
     if GATES != 0u && p.first == 0u {
         x.v_first = acts[(p.v_first + at) / 4u];
-        x.nu = acts[(p.nu + sum) / 4u];
+        x.nu = whole(p.nu + sum);
+    }
+    return x;
+}
+
+/// All parts of four neighbours.
+fn whole(at: u32) -> vec4<f32> {
+    var x = acts[at / 4u];
+    for (var i = 0u; i < MORE; i++) {
+        x += acts[(at + (i + 1u) * p.part) / 4u];
     }
     return x;
 }

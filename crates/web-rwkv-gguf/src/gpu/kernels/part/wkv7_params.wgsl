@@ -22,8 +22,9 @@ struct Params {
     y: u32,
     y_width: u32,
     sums: u32, // S r, if there are several workgroups
-    /// Of `wkv7` in blocks: w, a, g and nu from token to token, and what gates are made with.
+    /// Of `wkv7` in blocks: w, a, g and nu from token to token and from part to part, and what gates are made with.
     pitch: u32,
+    part: u32,
     nu: u32,
     w0: u32,
     a0: u32,
