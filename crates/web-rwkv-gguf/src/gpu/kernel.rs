@@ -136,12 +136,13 @@ const PROCESSORS: usize = 132;
 /// Shares of the columns of products on matrix units.
 const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
 
-/// Tokens of a workgroup of `project_matrix`, subgroups side by side (one has its rows to itself), and how long such workgroups
-/// take for a chunk, in units of 10 ns, if one, two, … share a multiprocessor: from what was measured on an H100, see
-/// docs/kernels.md.
+/// Tokens of a workgroup of `project_matrix`, subgroups side by side (one has its rows to itself), whether weights that come by
+/// halves of a chunk are fetched early, and how long such workgroups take for a chunk, in units of 10 ns, if one, two, … share
+/// a multiprocessor: from what was measured on an H100, see docs/kernels.md.
 pub(super) struct Tile {
     tokens: usize,
     across: usize,
+    early: bool,
     times: &'static [usize],
 }
 
@@ -151,11 +152,11 @@ impl Tile {
     const SUBGROUPS: usize = 4;
     pub(super) const TOKENS: usize = 128;
     const ALL: [Self; 5] = [
-        Self { tokens: 64, across: 1, times: &[62, 74, 91] },
-        Self { tokens: 80, across: 1, times: &[80, 83] },
-        Self { tokens: 96, across: 1, times: &[81, 88] },
-        Self { tokens: 112, across: 1, times: &[84, 101] },
-        Self { tokens: Self::TOKENS, across: 2, times: &[91, 112] },
+        Self { tokens: 64, across: 1, early: true, times: &[62, 74, 91] },
+        Self { tokens: 80, across: 1, early: false, times: &[80, 83] },
+        Self { tokens: 96, across: 1, early: true, times: &[81, 88] },
+        Self { tokens: 112, across: 1, early: false, times: &[84, 101] },
+        Self { tokens: Self::TOKENS, across: 2, early: false, times: &[91, 112] },
     ];
 }
 
@@ -485,6 +486,7 @@ impl Kernels {
                 threads = self.lanes * down * tile.across;
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", *tokens), ("DOWN", down)]);
                 constants.extend([("ACROSS", tile.across), ("LANES", self.lanes)]);
+                constants.push(("EARLY", usize::from(tile.early)));
                 parts.extend([thread, job, include_str!("kernels/project_matrix.wgsl")]);
                 let (stride, turns);
                 (each, stride, turns) = match tile.across {

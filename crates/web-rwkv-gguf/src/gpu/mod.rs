@@ -761,6 +761,33 @@ mod tests {
         assert!(error.to_string().contains("expected channels in multiples of 4, found 6"), "{error}");
     }
 
+    /// The second text's state is sent behind its batch; what comes of it later is not what was sent.
+    #[test]
+    fn states_that_were_sent_are_those_of_the_device() {
+        if devices().is_empty() {
+            return println!("skipped: no GPU with a driver for Vulkan, Metal or DirectX 12");
+        }
+        let checkpoint = self_test::checkpoint();
+        let net = Net::new(Gpu::new(Wanted::default(), &checkpoint).unwrap(), &checkpoint).unwrap();
+        let read = |tokens: &[u32], state: &mut State| {
+            let batch = vec![RnnInputBatch::new(tokens, RnnOption::Last)];
+            let chunk = RnnInput::new(batch, RnnInput::CHUNK).chunks(RnnInput::CHUNK).remove(0);
+            net.forward(&chunk, std::slice::from_mut(state), &mut RnnOutput(vec![vec![]])).unwrap();
+        };
+        let contents = |state: &State| state.as_slice().unwrap().to_vec();
+        let text = |goes_on: bool| {
+            let mut state = State::zero(self_test::SHAPE);
+            read(&[1, 2, 3], &mut state);
+            if goes_on {
+                read(&[4], &mut state);
+            }
+            contents(&state)
+        };
+        let first = [text(false), text(true)];
+        assert_ne!(first[0], first[1]);
+        assert_eq!([text(false), text(true)], first);
+    }
+
     /// More states than slots: a batch of two after another, in turn.
     #[test]
     fn states_that_have_no_room_move_away_and_come_back() {

@@ -3,10 +3,12 @@
 // for; a driver that minds only registers fails the self-test.
 
 /// Whether a unit is a whole chunk; units of half a chunk, or 1 if it is, which lie side by side among threads; and how many
-/// of them a thread fetches at a time.
+/// of them a thread fetches at a time. EARLY says that this is two halves ahead, which takes registers: the time of one is too
+/// short for the memory of a device.
 const WHOLE_FORMAT: bool = UNITS_FORMAT == 1u;
 const SPAN_FORMAT: u32 = (UNITS_FORMAT + 1u) / 2u;
 const FETCH_FORMAT: u32 = 16u * DEEP * SPAN_FORMAT / LANES;
+const EARLY_FORMAT: bool = !WHOLE_FORMAT && EARLY == 1u;
 
 fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32) {
     let chunks = job.columns / 32u;
@@ -29,9 +31,14 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
     // Vectors of a chunk. A loop up to a variable is not written out: the driver does better if that is left to it.
     let depth = 8u;
     var raw: array<Unit_FORMAT, FETCH_FORMAT>;
+    var later: array<Unit_FORMAT, FETCH_FORMAT>;
     var x: array<vec4<u32>, FETCH_X>;
     for (var i = 0u; i < FETCH_FORMAT; i++) {
-        raw[i] = unit_FORMAT(w_at[i], UNITS_FORMAT * min(begin, chunks - 1u) + unit, job.columns);
+        let at = UNITS_FORMAT * min(begin, chunks - 1u) + unit;
+        raw[i] = unit_FORMAT(w_at[i], at, job.columns);
+        if EARLY_FORMAT {
+            later[i] = unit_FORMAT(w_at[i], at + SPAN_FORMAT, job.columns);
+        }
     }
     for (var i = 0u; i < FETCH_X; i++) {
         x[i] = inputs[x_at[i] + 64u * min(begin, chunks - 1u)];
@@ -59,8 +66,14 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
             for (var i = 0u; i < FETCH_FORMAT; i++) {
                 if !WHOLE_FORMAT {
                     w[i] = halves_FORMAT(raw[i], unit);
-                    let after = select(UNITS_FORMAT * chunk + SPAN_FORMAT, UNITS_FORMAT * next, k > 0u);
-                    raw[i] = unit_FORMAT(w_at[i], after + unit, job.columns);
+                    if EARLY_FORMAT {
+                        raw[i] = later[i];
+                        let after = UNITS_FORMAT * next + select(0u, SPAN_FORMAT, k > 0u);
+                        later[i] = unit_FORMAT(w_at[i], after + unit, job.columns);
+                    } else {
+                        let after = select(UNITS_FORMAT * chunk + SPAN_FORMAT, UNITS_FORMAT * next, k > 0u);
+                        raw[i] = unit_FORMAT(w_at[i], after + unit, job.columns);
+                    }
                 }
                 for (var v = 0u; v < 4u / SPAN_FORMAT; v++) {
                     let last = w[i][v + 8u / UNITS_FORMAT - 4u / SPAN_FORMAT];
