@@ -249,13 +249,14 @@ impl Target {
     /// As [`Vector`], and nothing else may use these activations meanwhile.
     #[inline(always)]
     unsafe fn write<V: Vector, const T: usize, const R: usize>(self, t: usize, sums: [[V; R]; T]) {
-        for i in 0..T {
+        // By reference: arrays that are moved are copied, and what was stored is read before it has arrived.
+        for (i, sums) in sums.iter().enumerate() {
             let mut row = [[0.0; WIDEST]; R];
             let row = row.as_flattened_mut();
             // SAFETY: the caller's promise is handed on, and the row has room for as many of the widest registers.
             unsafe {
-                for r in 0..R {
-                    V::store(row.as_mut_ptr().add(r * V::LANES), sums[i][r]);
+                for (r, sum) in sums.iter().enumerate() {
+                    V::store(row.as_mut_ptr().add(r * V::LANES), *sum);
                 }
                 scalar::write::<Fast>(self.act, &row[..self.rows], self.y.part(t + i, self.at, self.rows));
             }
@@ -313,10 +314,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUP
                         for r in 0..R {
                             w[r] = V::load_ints(code[r].add(lanes * (first + k)));
                         }
-                        for t in 0..T {
+                        for (t, sums) in sums.iter_mut().enumerate() {
                             let x = V::splat_int(x.add(t * lanes_of + k));
                             for r in 0..R {
-                                sums[t][r] = I::dot::<V>(x, w[r], sums[t][r]);
+                                sums[r] = I::dot::<V>(x, w[r], sums[r]);
                             }
                         }
                     }
@@ -337,10 +338,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUP
                     for r in 0..R {
                         factor[r] = V::load(offset[r].add((s * GROUPS + g) * lanes));
                     }
-                    for t in 0..T {
+                    for (t, acc) in acc.iter_mut().enumerate() {
                         let x_sum = V::splat(*x_sums.add(g * T + t));
                         for r in 0..R {
-                            acc[t][r] = V::fma(factor[r], x_sum, acc[t][r]);
+                            acc[r] = V::fma(factor[r], x_sum, acc[r]);
                         }
                     }
                 }

@@ -32,7 +32,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
         let Self { eights, x } = self;
         let (blocks, groups) = (eights[0].len(), Q::LEN / Q::GROUP);
         const { assert!(Q::LEN == 8 * SHARED) };
-        // Eights that a register has lanes for.
+        // How many eights a register has lanes for.
         let together = V::LANES / ROWS;
         assert!(V::LANES.is_multiple_of(ROWS) && R.is_multiple_of(together));
         assert!(eights.iter().all(|rows| rows.len() == blocks));
@@ -41,7 +41,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
         let mut sums = [[[0.0; ROWS]; R]; T];
         // SAFETY: this runs inside `dispatch`; rows have as many blocks, activations as many values and groups.
         unsafe {
-            let mut acc = [[V::splat(0.0); T]; R];
+            let mut acc = [[V::splat(0.0); T]; R]; // of registers
             for b in 0..blocks {
                 let mut own = [[0.0; 16]; T];
                 for (own, x) in own.iter_mut().zip(&x) {
@@ -101,8 +101,9 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
                 }
             }
             for t in 0..T {
+                let sums = sums[t].as_flattened_mut();
                 for r in 0..R / together {
-                    V::store(sums[t][r * together].as_mut_ptr(), acc[r][t]);
+                    V::store(sums[r * V::LANES..][..V::LANES].as_mut_ptr(), acc[r][t]);
                 }
             }
         }

@@ -290,8 +290,7 @@ impl Panel<'_> {
                     V::call(Pack { w: codes, packed, register, integers });
                 }
             }
-            let offsets =
-                with_quant!(w.format, Q => Q::OFFSETS || Q::MIDDLE > 0, _ => unreachable!("it is in blocks"));
+            let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => unreachable!("it is in blocks"));
             let w = &*packed;
             macro_rules! across {
                 ($registers:literal, $span:expr, $groups:literal) => {{
@@ -306,10 +305,12 @@ impl Panel<'_> {
             match (I::PER, span, offsets) {
                 (2, 256, _) => across!(3, 256, 8),
                 (2, 64, _) => across!(3, 64, 0),
-                (2, 16, _) => across!(3, 16, 1),
+                (2, 16, true) => across!(3, 16, 1),
+                (2, 16, false) => across!(3, 16, 0),
                 (2, _, true) => across!(3, 32, 1),
                 (2, _, false) => across!(3, 32, 0),
-                (_, 16, _) => across!(2, 16, 1),
+                (_, 16, true) => across!(2, 16, 1),
+                (_, 16, false) => across!(2, 16, 0),
                 (_, _, true) => across!(2, 32, 1),
                 (_, _, false) => across!(2, 32, 0),
             }

@@ -140,9 +140,8 @@ impl Eights for Portable {
 
     unsafe fn last_f16(eights: &[*const u8], at: usize) -> Self::Floats {
         // SAFETY: as above.
-        std::array::from_fn(|r| {
-            super::f16(unsafe { *eights[0].add(beside::ROWS * at).cast::<[u8; 2]>().add(r) })
-        })
+        let halves: &[[u8; 2]; beside::ROWS] = unsafe { &*eights[0].add(beside::ROWS * at).cast() };
+        halves.map(super::f16)
     }
 
     unsafe fn numbers(self) -> [Self::Floats; 4] {
