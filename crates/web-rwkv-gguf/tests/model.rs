@@ -61,6 +61,9 @@ fn every_weight_type_agrees_with_a_numpy_f64_forward() {
 /// model after the 40 tokens of its golden case. It does not open the random models, for which this is only a yardstick.
 const LLAMA_CPP: f64 = 3.71e-4;
 
+/// How much larger the squares of steps of 8 bits are than those of 16: a model that errs much by these does by those.
+const STEPS: f64 = (32767.0 / 127.0) * (32767.0 / 127.0);
+
 #[test]
 fn the_fast_mode_errs_by_the_measure_of_8_bits() {
     for format in Format::ALL {
@@ -68,10 +71,13 @@ fn the_fast_mode_errs_by_the_measure_of_8_bits() {
         let bytes = std::fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         for level in levels() {
-            let model = open_fast(&path.with_extension("gguf"), level);
-            let got = model.run(&ids(&file, "ids"), RnnOption::Full, &mut model.init_state()).unwrap();
-            let nmse = nmse(&got, &array(&file, "logits"));
-            assert!(nmse <= LLAMA_CPP, "{} {level}: {nmse:e}", format.name());
+            let [exact, fast] = [open, open_fast].map(|open| {
+                let model = open(&path.with_extension("gguf"), level);
+                let got = model.run(&ids(&file, "ids"), RnnOption::Full, &mut model.init_state()).unwrap();
+                nmse(&got, &array(&file, "logits"))
+            });
+            let limit = LLAMA_CPP.max(2.0 * STEPS * exact);
+            assert!(fast <= limit, "{} {level}: {fast:e}, at most {limit:e}", format.name());
         }
     }
 }

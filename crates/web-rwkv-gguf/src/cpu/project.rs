@@ -47,8 +47,8 @@ const TOKENS: usize = 6;
 
 /// Of how many columns integers are summed up whose scales are multiplied with them, in the order of preference, and the least that
 /// activations must then have room for.
-const SPANS: [usize; 2] = [256, 64];
-const ROOM: i32 = 8191;
+const SPANS: [usize; 2] = [64, 32];
+const ROOM: i32 = 16383;
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
@@ -139,8 +139,10 @@ fn grain(w: &Matrix, group: usize, way: Way) -> Grain {
             let most = with_beside!(w.format, Q => Q::WHOLE * Q::LARGEST,
                 _ => unreachable!("{:?} stands by rows", w.format));
             let room = |span: usize| i32::MAX / (span * most) as i32;
-            let span =
-                SPANS.into_iter().find(|span| room(*span) >= ROOM).expect("codes times scales have 13 bits");
+            let span = SPANS
+                .into_iter()
+                .find(|span| room(*span) >= ROOM)
+                .expect("codes times scales have 12 bits and a sign");
             Grain { span, group, largest: room(span).min(Pairs::LARGEST) }
         }
         Way::AcrossBytes => Grain { span: group, group, largest: Quads::LARGEST },
@@ -303,8 +305,8 @@ impl Panel<'_> {
                 }};
             }
             match (I::PER, span, offsets) {
-                (2, 256, _) => across!(3, 256, 8),
-                (2, 64, _) => across!(3, 64, 0),
+                (2, 64, true) => across!(3, 64, 2),
+                (2, 64, false) => across!(3, 64, 0),
                 (2, 16, true) => across!(3, 16, 1),
                 (2, 16, false) => across!(3, 16, 0),
                 (2, _, true) => across!(3, 32, 1),
