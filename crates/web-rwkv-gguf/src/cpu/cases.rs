@@ -180,8 +180,8 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
     let codes = if format.group().is_some() { 32767.0 } else { f64::INFINITY };
     // Few sums may err much more than many do in the mean.
     let limit = 8.0 * expected_error(w, x, 32, codes);
-    // Where rows stand side by side, scales of activations are of more columns, and codes of 14 bits.
-    let beside_limit = if tokens < 6 { limit } else { 8.0 * expected_error(w, x, 64, 8191.0) };
+    // Where rows stand side by side, scales of activations are of more columns, and codes of 15 bits.
+    let beside_limit = if tokens < 6 { limit } else { 8.0 * expected_error(w, x, 64, 16383.0) };
     for (cpu, w) in ways(w) {
         let limit = if w.data.is_beside() && cpu.level().pairs() { beside_limit } else { limit };
         let name = || format!("{} [{rows}, {columns}] × {tokens} {act:?} {}", format.name(), cpu.level());
