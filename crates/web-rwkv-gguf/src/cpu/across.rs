@@ -88,8 +88,9 @@ impl<Q: Quant> Kernel for Unpack<'_, Q> {
 /// Codes with as many rows in the lanes as a register has, for many tokens.
 #[derive(Default)]
 pub(super) struct Packed {
-    /// Columns that share a scale, and an offset.
+    /// Columns that share a scale.
     pub(super) span: usize,
+    /// Columns that share an offset.
     group: usize,
     columns: usize,
     codes: Lines<i32>,  // [R / LANES, K / PER, LANES]
@@ -129,19 +130,19 @@ impl Packed {
     /// As [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
-        let (lanes, groups, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
+        let (lanes, spans, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
         let codes = &self.codes[register * lanes * steps..][..lanes * steps];
-        let bias = &mut self.bias[register * lanes * groups..][..lanes * groups];
-        let per_group = self.span / I::PER;
-        for g in 0..if I::BIAS == 0 { 0 } else { groups } {
-            // SAFETY: a group has `group / PER` lanes for each row.
+        let bias = &mut self.bias[register * lanes * spans..][..lanes * spans];
+        let per_span = self.span / I::PER;
+        for s in 0..if I::BIAS == 0 { 0 } else { spans } {
+            // SAFETY: a span has `span / PER` lanes for each row.
             unsafe {
                 let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
                 let mut sum = V::zero();
-                for k in g * per_group..(g + 1) * per_group {
+                for k in s * per_span..(s + 1) * per_span {
                     sum = I::dot::<V>(x, V::load_ints(codes.as_ptr().add(lanes * k)), sum);
                 }
-                V::store_ints(bias.as_mut_ptr().add(g * lanes), V::negate_quads(sum));
+                V::store_ints(bias.as_mut_ptr().add(s * lanes), V::negate_quads(sum));
             }
         }
     }
@@ -282,13 +283,13 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUP
     unsafe fn run<V: Vector>(self) {
         let (w, lanes, columns) = (self.w, V::LANES, self.w.columns);
         let (spans, steps) = (columns / SPAN, columns / I::PER);
-        let floats =
-            |x: &[f32], i: usize, n: usize| x[(self.register + i) * lanes * n..][..lanes * n].as_ptr();
-        let ints = |x: &[i32], i: usize, n: usize| x[(self.register + i) * lanes * n..][..lanes * n].as_ptr();
-        let code: [*const i32; R] = from_fn(|i| ints(&w.codes, i, steps));
-        let bias: [*const i32; R] = from_fn(|i| ints(&w.bias, i, spans));
-        let scale: [*const f32; R] = from_fn(|i| floats(&w.scale, i, spans));
-        let offset: [*const f32; R] = from_fn(|i| floats(&w.offset, i, spans * GROUPS));
+        fn part<N>(x: &[N], register: usize, len: usize) -> *const N {
+            x[register * len..][..len].as_ptr()
+        }
+        let code: [*const i32; R] = from_fn(|i| part(&w.codes, self.register + i, lanes * steps));
+        let bias: [*const i32; R] = from_fn(|i| part(&w.bias, self.register + i, lanes * spans));
+        let scale: [*const f32; R] = from_fn(|i| part(&w.scale, self.register + i, lanes * spans));
+        let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * spans * GROUPS));
         let x = self.x.codes(self.t, T).as_ptr();
         let (x_scale, x_sums) = (self.x.scale(self.t, T).as_ptr(), self.x.sums(self.t, T).as_ptr());
         let group = SPAN / GROUPS.max(1);

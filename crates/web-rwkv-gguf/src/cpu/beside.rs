@@ -168,7 +168,7 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
             unsafe {
                 let (mut scale, mut offset) = ([V::splat(0.0); 16], [V::splat(0.0); 16]);
                 Q::factors_beside::<V::Int>(places, &mut scale, &mut offset);
-                let (common, whole) = Q::scales::<V::Int>(places);
+                let [(common, whole), _] = Q::whole::<V::Int>(places);
                 let scales = &mut scales[b * spans * V::LANES..][..spans * V::LANES];
                 for (scales, own) in scales.chunks_exact_mut(V::LANES).zip(scale) {
                     V::store(scales.as_mut_ptr(), if I::PER == 2 { common } else { own });

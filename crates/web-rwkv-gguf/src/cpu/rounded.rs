@@ -155,16 +155,17 @@ pub(super) struct Rounded<I> {
 impl<I: Integers> Rounded<I> {
     /// The first `columns` of each row of x, which are whole groups of 32.
     pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, order: Order, grain: Grain) -> Self {
-        let most = if let Order::Tiles(most) = order { most } else { 1 };
         let tokens = x.tokens();
         let (lanes, spans, groups) = (columns / I::PER, columns / grain.span, columns / grain.group);
+        // Of tiles nobody asks what was lost.
+        let (most, losses) = if let Order::Tiles(most) = order { (most, 0) } else { (1, groups) };
         let mut y = Self {
             columns,
             grain,
             codes: Lines::new(tokens * lanes),
             scale: Lines::new(tokens * spans),
             sums: Lines::new(tokens * groups),
-            lost: Lines::new(tokens * groups),
+            lost: Lines::new(tokens * losses),
             integers: PhantomData,
         };
         let (mut tiles, mut t) = (vec![], 0);
@@ -173,13 +174,13 @@ impl<I: Integers> Rounded<I> {
             t += tile(tokens - t, most);
         }
         let (codes, scale) = (Shared::new(&mut y.codes, lanes), Shared::new(&mut y.scale, spans));
-        let (sums, lost) = (Shared::new(&mut y.sums, groups), Shared::new(&mut y.lost, groups));
+        let (sums, lost) = (Shared::new(&mut y.sums, groups), Shared::new(&mut y.lost, losses));
         cpu.each(tiles.len(), 4 * columns * most, |i| {
             let (t, n) = tiles[i];
             // SAFETY: each task has a tile of its own.
             unsafe {
                 let (codes, scale) = (codes.part(t, 0, n * lanes), scale.part(t, 0, n * spans));
-                let (sums, lost) = (sums.part(t, 0, n * groups), lost.part(t, 0, n * groups));
+                let (sums, lost) = (sums.part(t, 0, n * groups), lost.part(t, 0, n * losses));
                 let integers = PhantomData::<I>;
                 dispatch(
                     cpu.level(),

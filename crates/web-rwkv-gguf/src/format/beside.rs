@@ -28,13 +28,9 @@ pub(crate) trait Beside: Quant {
         unsafe { Self::code(Fours(eights, w), i) }
     }
 
-    /// Scales of groups are a number of each row times whole ones, signed bytes: those of groups `4 i ..` in number i of four.
-    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]);
-
-    /// The same of offsets, if there are any.
-    unsafe fn offsets<E: Eights>(_eights: &[*const u8]) -> (E::Floats, [E; 4]) {
-        unreachable!("there are no offsets")
-    }
+    /// Scales of groups, and offsets: each are a number of each row times whole ones, signed bytes, those of groups `4 i ..` in number
+    /// i of four. Without offsets the second are of no meaning.
+    unsafe fn whole<E: Eights>(eights: &[*const u8]) -> [(E::Floats, [E; 4]); 2];
 
     /// Writes the scales of each group and, if there are any, the offsets.
     #[inline(always)]
@@ -45,22 +41,27 @@ pub(crate) trait Beside: Quant {
     ) {
         // SAFETY: the caller's promise is handed on.
         unsafe {
-            let words = Self::LEN / Self::GROUP / 4;
-            let (d, whole) = Self::scales::<E>(eights);
-            for i in 0..words {
-                let numbers = whole[i].numbers();
-                for j in 0..4 {
-                    scale[4 * i + j] = E::product(numbers[j], d);
-                }
-            }
+            let [scales, offsets] = Self::whole::<E>(eights);
+            products(scales, &mut scale[..Self::LEN / Self::GROUP]);
             if Self::OFFSETS {
-                let (d, whole) = Self::offsets::<E>(eights);
-                for i in 0..words {
-                    let numbers = whole[i].numbers();
-                    for j in 0..4 {
-                        offset[4 * i + j] = E::product(numbers[j], d);
-                    }
-                }
+                products(offsets, &mut offset[..Self::LEN / Self::GROUP]);
+            }
+        }
+    }
+}
+
+/// A number of each row times whole ones.
+///
+/// # Safety
+/// As [`Eights`].
+#[inline(always)]
+unsafe fn products<E: Eights>((d, whole): (E::Floats, [E; 4]), y: &mut [E::Floats]) {
+    for i in 0..y.len() / 4 {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            let numbers = whole[i].numbers();
+            for j in 0..4 {
+                y[4 * i + j] = E::product(numbers[j], d);
             }
         }
     }

@@ -27,15 +27,9 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
+    unsafe fn whole<E: Eights>(eights: &[*const u8]) -> [(E::Floats, [E; 4]); 2] {
         // SAFETY: the caller has the instructions, and blocks begin with them.
-        unsafe { Factors::beside::<E>(eights)[0] }
-    }
-
-    #[inline(always)]
-    unsafe fn offsets<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
-        // SAFETY: as above.
-        unsafe { Factors::beside::<E>(eights)[1] }
+        unsafe { Factors::beside(eights) }
     }
 }
 

@@ -32,14 +32,14 @@ impl Beside for Block {
     }
 
     #[inline(always)]
-    unsafe fn scales<E: Eights>(eights: &[*const u8]) -> (E::Floats, [E; 4]) {
+    unsafe fn whole<E: Eights>(eights: &[*const u8]) -> [(E::Floats, [E; 4]); 2] {
         // SAFETY: the caller has the instructions, and blocks end with d.
         unsafe {
             let mut whole = [E::load(eights, offset_of!(Self, scales)); 4];
             for (i, whole) in whole.iter_mut().enumerate() {
                 *whole = E::load(eights, offset_of!(Self, scales) + 4 * i);
             }
-            (E::last_f16(eights, offset_of!(Self, d)), whole)
+            [(E::last_f16(eights, offset_of!(Self, d)), whole); 2]
         }
     }
 }
