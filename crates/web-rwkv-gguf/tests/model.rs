@@ -169,7 +169,9 @@ fn gives_golden_vectors(
 #[test]
 fn floats_of_the_mail_model_give_its_reference_vectors() {
     let path = shared("rwkv7-mail/rwkv7-mail.safetensors");
-    gives_golden_vectors("rwkv7-mail.golden", &path, open, |_, _| 1e-9);
+    // AVX-512 multiplies floats of 16 bits as integers.
+    let exact = |level, _: &str| if level == Level::Avx512 { 1e-7 } else { 1e-9 };
+    gives_golden_vectors("rwkv7-mail.golden", &path, open, exact);
 }
 
 #[test]

@@ -4,12 +4,12 @@
 use std::{array::from_fn, marker::PhantomData, ops::Range};
 
 use crate::{
-    format::{self, Bits, Bytes, Format, Quant, with_quant},
+    format::{self, Bits, Bytes, Quant, with_quant},
     ops::Act,
 };
 
 use super::{
-    Shared,
+    Matrix, Shared,
     dot::LINE,
     level::{Kernel, Vector},
     lines::Lines,
@@ -29,30 +29,29 @@ pub(super) struct Codes {
 }
 
 impl Codes {
-    /// Makes room for rows; what they hold is left as it is.
-    pub(super) fn resize(&mut self, rows: usize, columns: usize, group: usize) {
-        (self.columns, self.group) = (columns, group);
-        self.codes.resize(rows * columns, 0);
-        self.scale.resize(rows * columns / group, 0.0);
-        self.offset.resize(rows * columns / group, 0.0);
-    }
-
-    /// Takes apart the rows that stand in `bytes`; the others become zeros.
+    /// Takes apart columns of as many rows of `w` as a register has lanes for; those that are missing are zeros.
     ///
     /// # Safety
     /// As [`Vector`].
-    pub(super) unsafe fn read<V: Vector>(&mut self, format: Format, bytes: &[u8]) {
-        let row_bytes = format.row_bytes(self.columns).expect("checked when the model was opened");
-        let rows = bytes.len() / row_bytes;
+    pub(super) unsafe fn read<V: Vector>(&mut self, w: &Matrix, rows: Range<usize>, columns: Range<usize>) {
+        (self.columns, self.group) = (columns.len(), w.format.group().expect("it is in blocks"));
         let (k, n) = (self.columns, self.columns / self.group);
-        self.codes[rows * k..].fill(0);
-        self.scale[rows * n..].fill(0.0);
-        self.offset[rows * n..].fill(0.0);
-        let (codes, scale, offset) = (&mut self.codes[..], &mut self.scale[..], &mut self.offset[..]);
-        // SAFETY: the caller's promise is handed on.
-        unsafe {
-            with_quant!(format, Q => V::call(Unpack { blocks: format::cast::<Q>(bytes), codes, scale, offset }),
-                _ => unreachable!("{format:?} is not quantized"))
+        self.codes.resize(V::LANES * k, 0);
+        self.scale.resize(V::LANES * n, 0.0);
+        self.offset.resize(V::LANES * n, 0.0);
+        let rows = rows.start..rows.end.min(rows.start + V::LANES);
+        self.codes[rows.len() * k..].fill(0);
+        self.scale[rows.len() * n..].fill(0.0);
+        self.offset[rows.len() * n..].fill(0.0);
+        for (i, row) in rows.enumerate() {
+            let bytes = w.part(row, columns.start, k);
+            let (scale, offset) = (&mut self.scale[i * n..][..n], &mut self.offset[i * n..][..n]);
+            let codes = &mut self.codes[i * k..][..k];
+            // SAFETY: the caller's promise is handed on.
+            unsafe {
+                with_quant!(w.format, Q => V::call(Unpack { blocks: format::cast::<Q>(bytes), codes, scale, offset }),
+                    _ => unreachable!("{:?} is not quantized", w.format))
+            }
         }
     }
 }
@@ -194,7 +193,7 @@ impl<I: Integers> Kernel for Pack<'_, I> {
 /// # Safety
 /// As [`Vector`], and x has as many lanes as y.
 #[inline(always)]
-unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
+pub(super) unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
     let n = y.len() / V::LANES;
     let whole = n - n % V::LANES;
     // SAFETY: all places are below `LANES · n`; what x points to need not be aligned.
@@ -211,13 +210,10 @@ unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
 }
 
 /// The bits of numbers.
-fn ints(x: &mut [f32]) -> &mut [i32] {
+pub(super) fn ints(x: &mut [f32]) -> &mut [i32] {
     // SAFETY: both have 32 bits, any of which are a number of either.
     unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
-
-/// Lanes of the widest register.
-const WIDEST: usize = 16;
 
 /// Where sums go: rows `at..at + rows` of the activations.
 #[derive(Clone, Copy)]
@@ -244,69 +240,92 @@ impl Target {
         }
     }
 
-    /// Puts the sums of registers of rows and of tokens from `t` through the activation and writes them.
+    /// Puts the sums of rows and of `T` tokens from `t`, `[T, R · LANES]`, through the activation and writes them.
     ///
     /// # Safety
     /// As [`Vector`], and nothing else may use these activations meanwhile.
     #[inline(always)]
-    unsafe fn write<V: Vector, const T: usize, const R: usize>(self, t: usize, sums: [[V; R]; T]) {
-        // By reference: arrays that are moved are copied, and what was stored is read before it has arrived.
-        for (i, sums) in sums.iter().enumerate() {
-            let mut row = [[0.0; WIDEST]; R];
-            let row = row.as_flattened_mut();
-            // SAFETY: the caller's promise is handed on, and the row has room for as many of the widest registers.
+    unsafe fn write<V: Vector, const T: usize, const R: usize>(self, t: usize, sums: &[f32]) {
+        for (i, sums) in sums.chunks_exact(R * V::LANES).enumerate() {
+            // SAFETY: the caller's promise is handed on.
             unsafe {
-                for (r, sum) in sums.iter().enumerate() {
-                    V::store(row.as_mut_ptr().add(r * V::LANES), *sum);
-                }
-                scalar::write::<Fast>(self.act, &row[..self.rows], self.y.part(t + i, self.at, self.rows));
-            }
+                scalar::write::<Fast>(self.act, &sums[..self.rows], self.y.part(t + i, self.at, self.rows))
+            };
         }
     }
 }
 
-/// `R` registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the rows; a span of columns
-/// has so many groups with an offset.
-pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usize, const GROUPS: usize> {
+/// `R` registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the rows.
+pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usize, const OFFSETS: bool> {
     pub(super) w: &'a Packed,
     pub(super) x: &'a Rounded<I>,
     pub(super) register: usize,
     pub(super) t: usize,
+    /// Which columns of x those of w are.
+    pub(super) columns: Range<usize>,
+    /// Sums over the columns before, `[T, R, LANES]`, which those of these are added to.
+    pub(super) sums: &'a mut [f32],
     pub(super) target: Target,
 }
 
-impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUPS: usize> Kernel
-    for Across<'_, I, T, R, SPAN, GROUPS>
+impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSETS: bool> Kernel
+    for Across<'_, I, T, R, SPAN, OFFSETS>
 {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let (w, lanes, columns) = (self.w, V::LANES, self.w.columns);
-        let (spans, steps) = (columns / SPAN, columns / I::PER);
+        let (w, lanes, columns, first) = (self.w, V::LANES, self.w.columns, self.columns.start);
+        let (spans, groups, steps) = (columns / SPAN, columns / w.group, columns / I::PER);
         fn part<N>(x: &[N], register: usize, len: usize) -> *const N {
             x[register * len..][..len].as_ptr()
         }
         let code: [*const i32; R] = from_fn(|i| part(&w.codes, self.register + i, lanes * steps));
         let bias: [*const i32; R] = from_fn(|i| part(&w.bias, self.register + i, lanes * spans));
         let scale: [*const f32; R] = from_fn(|i| part(&w.scale, self.register + i, lanes * spans));
-        let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * spans * GROUPS));
-        let x = self.x.codes(self.t, T).as_ptr();
-        let (x_scale, x_sums) = (self.x.scale(self.t, T).as_ptr(), self.x.sums(self.t, T).as_ptr());
-        let group = SPAN / GROUPS.max(1);
-        assert!(self.x.columns == columns && w.span == SPAN && self.x.grain.span == SPAN);
-        assert!(GROUPS == 0 || w.group == group && self.x.grain.group == group);
+        let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * groups));
+        let x = self.x.codes(self.t, T)[first / I::PER * T..].as_ptr();
+        let x_scale = self.x.scale(self.t, T)[first / SPAN * T..].as_ptr();
+        let x_sums = self.x.sums(self.t, T)[first / w.group * T..].as_ptr();
+        let last = self.columns.end == self.x.columns;
+        assert!(self.columns.len() == columns && self.columns.end <= self.x.columns);
+        assert!(w.span == SPAN && self.x.grain.span == SPAN && self.x.grain.group == w.group);
+        assert!(self.sums.len() == T * R * lanes && first.is_multiple_of(SHARED.max(SPAN)));
+        let sums = self.sums.as_mut_ptr();
         // SAFETY: what was sliced above has K / PER codes and as many factors as spans and groups for each lane or token of the
         // tile.
         unsafe {
+            // Offsets before all spans: among them they would keep products waiting.
             let mut acc = [[V::splat(0.0); R]; T];
+            if first > 0 {
+                for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
+                    *acc = V::load(sums.add(i * lanes));
+                }
+            }
+            for g in 0..if OFFSETS { groups } else { 0 } {
+                let mut offsets = [V::splat(0.0); R];
+                for r in 0..R {
+                    offsets[r] = V::load(offset[r].add(g * lanes));
+                }
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    let x_sum = V::splat(*x_sums.add(g * T + t));
+                    for r in 0..R {
+                        acc[r] = V::fma(offsets[r], x_sum, acc[r]);
+                    }
+                }
+            }
+            for (i, acc) in acc.as_flattened().iter().enumerate() {
+                V::store(sums.add(i * lanes), *acc);
+            }
             for s in 0..spans {
-                // Bit by bit, since memory takes longer than a span.
-                self.target.fetch::<V>(self.t + s * T / spans..self.t + (s + 1) * T / spans);
+                if last {
+                    // Bit by bit, since memory takes longer than a span.
+                    self.target.fetch::<V>(self.t + s * T / spans..self.t + (s + 1) * T / spans);
+                }
                 let first: [V::Int; R] = match I::BIAS {
                     0 => [V::zero(); R],
                     _ => from_fn(|r| V::load_ints(bias[r].add(s * lanes))),
                 };
-                let mut sums = [first; T];
+                let mut acc = [first; T];
                 for column in (s * SPAN..(s + 1) * SPAN).step_by(SHARED) {
                     let (first, lanes_of) = (column / I::PER, SHARED / I::PER);
                     let x = x.add(column / SHARED * lanes_of * T + first % lanes_of);
@@ -315,39 +334,31 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const GROUP
                         for r in 0..R {
                             w[r] = V::load_ints(code[r].add(lanes * (first + k)));
                         }
-                        for (t, sums) in sums.iter_mut().enumerate() {
+                        for (t, acc) in acc.iter_mut().enumerate() {
                             let x = V::splat_int(x.add(t * lanes_of + k));
                             for r in 0..R {
-                                sums[r] = I::dot::<V>(x, w[r], sums[r]);
+                                acc[r] = I::dot::<V>(x, w[r], acc[r]);
                             }
                         }
                     }
                 }
-                let (x_scale, x_sums) = (x_scale.add(s * T), x_sums.add(s * GROUPS * T));
-                let mut factor = [V::splat(0.0); R];
+                let x_scale = x_scale.add(s * T);
+                let mut scales = [V::splat(0.0); R];
                 for r in 0..R {
-                    factor[r] = V::load(scale[r].add(s * lanes));
+                    scales[r] = V::load(scale[r].add(s * lanes));
                 }
-                for t in 0..T {
+                for (t, acc) in acc.iter().enumerate() {
                     let x_scale = V::splat(*x_scale.add(t));
                     for r in 0..R {
-                        acc[t][r] =
-                            V::fma(I::to_float::<V>(sums[t][r]), V::mul(factor[r], x_scale), acc[t][r]);
-                    }
-                }
-                for g in 0..GROUPS {
-                    for r in 0..R {
-                        factor[r] = V::load(offset[r].add((s * GROUPS + g) * lanes));
-                    }
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        let x_sum = V::splat(*x_sums.add(g * T + t));
-                        for r in 0..R {
-                            acc[r] = V::fma(factor[r], x_sum, acc[r]);
-                        }
+                        let sum = sums.add((t * R + r) * lanes);
+                        let factor = V::mul(scales[r], x_scale);
+                        V::store(sum, V::fma(I::to_float::<V>(acc[r]), factor, V::load(sum)));
                     }
                 }
             }
-            self.target.write(self.t, acc);
+            if last {
+                self.target.write::<V, T, R>(self.t, self.sums);
+            }
         }
     }
 }

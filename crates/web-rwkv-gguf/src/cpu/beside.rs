@@ -149,6 +149,8 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
 /// Packs blocks of as many eights of rows as there are in a register as number `register` of `packed`; the others are not looked at.
 pub(super) struct Pack<'a, Q, I> {
     pub(super) eights: [&'a [[Q; ROWS]]; 2],
+    /// How many bytes behind these the rows of the next register are, which are asked for.
+    pub(super) next: usize,
     pub(super) packed: &'a mut Packed,
     pub(super) register: usize,
     pub(super) integers: PhantomData<I>,
@@ -158,7 +160,7 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { eights, packed, register, .. } = self;
+        let Self { eights, next, packed, register, .. } = self;
         let (groups, spans, steps) = (Q::LEN / Q::GROUP, Q::LEN / packed.span, Q::LEN / I::PER);
         let (codes, scales, offsets) = packed.register::<I>(register, V::LANES);
         for b in 0..eights[0].len() {
@@ -166,6 +168,9 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
             let places = &places[..V::LANES / ROWS];
             // SAFETY: this runs inside `dispatch`, and all eights have as many blocks.
             unsafe {
+                for place in places {
+                    prefetch::<V>(place.wrapping_add(next), ROWS * size_of::<Q>());
+                }
                 let (mut scale, mut offset) = ([V::splat(0.0); 16], [V::splat(0.0); 16]);
                 Q::factors_beside::<V::Int>(places, &mut scale, &mut offset);
                 let [(common, whole), _] = Q::whole::<V::Int>(places);
@@ -180,19 +185,30 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
                         V::store(offsets.as_mut_ptr(), offset);
                     }
                 }
-                let codes = &mut codes[b * steps * V::LANES..][..steps * V::LANES];
-                for (n, to) in codes.chunks_exact_mut(4 / I::PER * V::LANES).enumerate() {
-                    let quads = Q::biased_beside::<V::Int>(places, n / 8, n % 8).less(Q::BIAS + Q::MIDDLE);
-                    if I::PER == 4 {
-                        V::store_ints(to.as_mut_ptr(), quads);
-                    } else {
-                        let g = 4 * n / Q::GROUP;
-                        let whole = V::double_quads(whole[g / 4])[g % 4];
-                        for (to, pairs) in to.chunks_exact_mut(V::LANES).zip(V::widen_quads(quads)) {
-                            V::store_ints(to.as_mut_ptr(), V::mul_pairs(pairs, whole));
+                let codes = codes[b * steps * V::LANES..][..steps * V::LANES].as_mut_ptr();
+                macro_rules! part {
+                    ($i:expr) => {
+                        for half in 0..SHARED / Q::GROUP {
+                            let g = $i * (SHARED / Q::GROUP) + half;
+                            let words = Q::GROUP / 4;
+                            let times =
+                                if I::PER == 2 { V::double_quads(whole[g / 4])[g % 4] } else { V::zero() };
+                            for w in half * words..(half + 1) * words {
+                                let quads =
+                                    Q::biased_beside::<V::Int>(places, $i, w).less(Q::BIAS + Q::MIDDLE);
+                                let to = codes.add((8 * $i + w) * 4 / I::PER * V::LANES);
+                                if I::PER == 4 {
+                                    V::store_ints(to, quads);
+                                } else {
+                                    let [first, last] = V::widen_quads(quads);
+                                    V::store_ints(to, V::mul_pairs(first, times));
+                                    V::store_ints(to.add(V::LANES), V::mul_pairs(last, times));
+                                }
+                            }
                         }
-                    }
+                    };
                 }
+                eight_parts!(part);
             }
         }
         // SAFETY: as above.

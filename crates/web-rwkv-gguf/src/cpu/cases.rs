@@ -177,13 +177,19 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
     if let Some(w) = beside(w) {
         assert!(project(&scalar, &w, x, Id).data == want.data, "{}", format.name());
     }
-    let codes = if format.group().is_some() { 32767.0 } else { f64::INFINITY };
     // Few sums may err much more than many do in the mean.
-    let limit = 8.0 * expected_error(w, x, 32, codes);
-    // Where rows stand side by side, scales of activations are of more columns, and codes of 15 bits.
-    let beside_limit = if tokens < 6 { limit } else { 8.0 * expected_error(w, x, 64, 16383.0) };
+    let limit = |shared, codes| 8.0 * expected_error(w, x, shared, codes);
+    let exact =
+        limit(32, if format.group().is_some() { [f64::INFINITY, 32767.0] } else { [f64::INFINITY; 2] });
+    // Where rows stand side by side, scales of activations are of more columns; floats of 16 bits become integers.
+    let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0]) };
+    let floats_limit = if tokens < 20 { exact } else { limit(64, [f64::from(floats::LARGEST), 16383.0]) };
     for (cpu, w) in ways(w) {
-        let limit = if w.data.is_beside() && cpu.level().pairs() { beside_limit } else { limit };
+        let limit = match (cpu.level().pairs(), w.data.is_beside(), format) {
+            (true, true, _) => beside_limit,
+            (true, _, Format::F16 | Format::BF16) => floats_limit,
+            _ => exact,
+        };
         let name = || format!("{} [{rows}, {columns}] × {tokens} {act:?} {}", format.name(), cpu.level());
         let sums = project(&cpu, w.as_ref(), x, Id);
         let error = error(&sums, &want);
@@ -203,17 +209,20 @@ fn error(got: &Acts, want: &Acts) -> f64 {
 
 /// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, each errs by at most
 /// half a step, and by step² / 12 in the mean of squares: a sum errs by that times the squares of its weights, and by what
-/// f32 sums err. Where codes of weights are multiplied less their middle, they are smaller than the weights.
-fn expected_error(w: &Matrix, x: &Acts, shared: usize, codes: f64) -> f64 {
+/// f32 sums err. Where codes of weights are multiplied less their middle, they are smaller than the weights. The same of weights, of
+/// which the first of the codes are.
+fn expected_error(w: &Matrix, x: &Acts, shared: usize, codes: [f64; 2]) -> f64 {
     let (mut values, mut expected) = (vec![0.0; w.columns], 0.0);
     for r in 0..w.rows {
         w.row(r, &mut values);
         for t in 0..x.tokens() {
             for (w, x) in values.chunks(shared).zip(x.row(t).chunks(shared)) {
-                let step = f64::from(x.iter().fold(0.0_f32, |a, x| a.max(x.abs()))) / codes;
-                let squares: f64 = w.iter().map(|w| f64::from(*w).powi(2)).sum();
+                let step =
+                    |x: &[f32], codes| f64::from(x.iter().fold(0.0_f32, |a, x| a.max(x.abs()))) / codes;
+                let squares = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
                 let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x).powi(2)).sum();
-                expected += step * step / 12.0 * squares + 1e-12 * exact;
+                let rounded = step(w, codes[0]).powi(2) * squares(x) + step(x, codes[1]).powi(2) * squares(w);
+                expected += rounded / 12.0 + 1e-12 * exact;
             }
         }
     }
@@ -230,7 +239,7 @@ fn fast_products_err_by_the_steps_of_8_bits() {
             for tokens in [1, 11, 12, 13, 29] {
                 let x = acts(rng, tokens, columns + 64);
                 let want = project(&scalar, &w, &x, Id);
-                let limit = 2.0 * expected_error(&w, &x, 32, 127.0);
+                let limit = 2.0 * expected_error(&w, &x, 32, [f64::INFINITY, 127.0]);
                 for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
                     let error = error(&project(&cpu, w.as_ref(), &x, Id), &want);
                     assert!(

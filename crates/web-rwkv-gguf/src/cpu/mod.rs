@@ -5,6 +5,7 @@ mod beside;
 #[cfg(test)]
 pub(crate) mod cases;
 mod dot;
+mod floats;
 mod gemm;
 mod level;
 mod lines;

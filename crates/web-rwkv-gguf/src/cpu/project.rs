@@ -16,11 +16,12 @@ use super::{
     across::{Across, Codes, Pack, Packed, Target},
     beside::{Few, Pack as PackBeside},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
+    floats,
     gemm::{self, PANEL},
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
-    rounded::{Grain, Integers, Order, Pairs, Quads, Rounded, Token, tiles},
+    rounded::{Grain, Integers, Order, Pairs, Quads, Rounded, SHARED, Token, tiles},
     scalar,
     sparse::Masks,
 };
@@ -45,10 +46,12 @@ const ZEROS_OF_INTEGERS: usize = 7;
 /// Tokens of a tile of integers.
 const TOKENS: usize = 6;
 
-/// Of how many columns integers are summed up whose scales are multiplied with them, in the order of preference, and the least that
-/// activations must then have room for.
-const SPANS: [usize; 2] = [64, 32];
-const ROOM: i32 = 16383;
+/// Columns that integers of a panel are made of at a time, so that they stay in the second-level cache.
+const COLUMNS: usize = 2048;
+
+/// Of how many columns integers are summed up whose scales are multiplied with them: the first that have room for activations
+/// which are a quarter of the largest on average, or the last.
+const SPANS: [usize; 2] = [256, 64];
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
@@ -57,7 +60,7 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
         .iter()
         .map(|p| {
             let way = Way::of(cpu, p);
-            let grain = p.w.format.group().map(|group| grain(p.w, group, way));
+            let grain = grain(p.w, way);
             let same = |i: &Input<'_>| {
                 std::ptr::eq(i.x, p.x) && (i.way, i.columns, i.grain) == (way, p.w.columns, grain)
             };
@@ -118,12 +121,15 @@ impl Way {
     }
 
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
+        let floats = |w: &Matrix| w.format != Format::F32 && w.columns.is_multiple_of(SHARED);
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens(), p.w.format.group()) {
             (0..SEVERAL, Some(_)) if p.w.data.is_beside() => Self::Beside,
             (0..SEVERAL, Some(_)) => Self::Along,
             (0..MANY, Some(_)) if !p.w.data.is_beside() => Self::AlongDecoded,
             (0..MANY_FLOATS, None) => Self::AlongFloats,
+            (_, None) if floats(p.w) && cpu.level.pairs() => Self::Across,
+            (_, None) => Self::Gemm,
             (_, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
             (_, Some(_)) if cpu.level.pairs() => Self::Across,
             (_, _) => Self::Gemm,
@@ -132,22 +138,22 @@ impl Way {
 }
 
 /// How finely activations are rounded for blocks. Where rows stand side by side, codes of many tokens' products are multiplied with the
-/// whole scales of their groups; sums then go over more columns, and may leave less room for activations.
-fn grain(w: &Matrix, group: usize, way: Way) -> Grain {
-    match way {
-        Way::Across if w.data.is_beside() => {
-            let most = with_beside!(w.format, Q => Q::WHOLE * Q::LARGEST,
-                _ => unreachable!("{:?} stands by rows", w.format));
-            let room = |span: usize| i32::MAX / (span * most) as i32;
-            let span = SPANS
-                .into_iter()
-                .find(|span| room(*span) >= ROOM)
-                .expect("codes times scales have 12 bits and a sign");
-            Grain { span, group, largest: room(span).min(Pairs::LARGEST) }
-        }
-        Way::AcrossBytes => Grain { span: group, group, largest: Quads::LARGEST },
-        _ => Grain { span: group, group, largest: Pairs::LARGEST },
-    }
+/// whole scales of their groups; sums then go over more columns.
+fn grain(w: &Matrix, way: Way) -> Option<Grain> {
+    let Some(group) = w.format.group() else {
+        let span = if w.columns.is_multiple_of(2 * SHARED) { 2 * SHARED } else { SHARED };
+        return (way == Way::Across).then_some(Grain { span, group: span, room: i32::MAX / floats::LARGEST });
+    };
+    Some(if way == Way::Across && w.data.is_beside() {
+        let most = with_beside!(w.format, Q => (Q::WHOLE * Q::LARGEST) as i32,
+            _ => unreachable!("{:?} stands by rows", w.format));
+        let has_room = |span: &usize| i32::MAX / most / *span as i32 >= Pairs::LARGEST / 4;
+        let [.., last] = SPANS;
+        let span = SPANS.into_iter().find(has_room).unwrap_or(last);
+        Grain { span, group, room: i32::MAX / most }
+    } else {
+        Grain { span: group, group, room: i32::MAX }
+    })
 }
 
 /// Activations of a product, and what its way makes of them.
@@ -211,7 +217,9 @@ struct Panel<'a> {
 #[derive(Default)]
 struct Scratch {
     codes: Codes,
+    floats: floats::Scratch,
     packed: Packed,
+    sums: Lines<f32>,    // of a panel, tiles of [tokens, registers]
     decoded: Lines<f32>, // [ROWS, PART]
     gemm: gemm::Scratch,
 }
@@ -254,13 +262,6 @@ impl Kernel for Run<'_> {
 }
 
 impl Panel<'_> {
-    /// The bytes of `rows` rows from `at`, which may be fewer at the end of the panel.
-    fn bytes(&self, at: usize, rows: usize) -> &[u8] {
-        let (w, end) = (self.job.w, self.at + self.rows);
-        let n = w.row_bytes();
-        &w.data[at.min(end) * n..(at + rows).min(end) * n]
-    }
-
     #[inline(always)]
     unsafe fn gemm<V: Vector>(&self, masks: Option<&Masks>, scratch: &mut gemm::Scratch) {
         let &Job { w, x: &Input { x, .. }, act, y } = self.job;
@@ -270,51 +271,74 @@ impl Panel<'_> {
 
     #[inline(always)]
     unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
-        let (w, group) = (self.job.w, self.job.w.format.group().expect("it is in blocks"));
+        let (w, tokens) = (self.job.w, self.job.x.x.tokens());
+        let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => false);
         let registers = I::REGISTERS * self.rows.div_ceil(I::REGISTERS * V::LANES);
-        let span = x.grain.span;
-        let (Scratch { codes, packed, .. }, integers) = (scratch, PhantomData::<I>);
-        codes.resize(V::LANES, w.columns, group);
-        packed.resize::<I>(registers * V::LANES, w.columns, span, group);
-        // SAFETY: the caller's promise is handed on, and this task alone has these rows.
-        unsafe {
+        let (Scratch { codes, floats, packed, sums, .. }, integers) = (scratch, PhantomData::<I>);
+        sums.resize(tokens * registers * V::LANES);
+        for first in (0..w.columns).step_by(COLUMNS) {
+            let columns = first..w.columns.min(first + COLUMNS);
+            packed.resize::<I>(registers * V::LANES, columns.len(), x.grain.span, x.grain.group);
             for register in 0..registers {
-                // The last registers of a panel may have no rows of their own.
-                if w.data.is_beside() {
-                    let at = [0, beside::ROWS]
-                        .map(|lane| (register * V::LANES + lane).min(self.rows - beside::ROWS));
-                    with_beside!(w.format, Q => {
-                        let eights = at.map(|at| beside::cast::<Q>(w.part(self.at + at, 0, w.columns)));
-                        V::call(PackBeside { eights, packed, register, integers });
-                    }, _ => unreachable!("{:?} stands by rows", w.format));
-                } else {
-                    codes.read::<V>(w.format, self.bytes(self.at + register * V::LANES, V::LANES));
-                    V::call(Pack { w: codes, packed, register, integers });
+                let at = register * V::LANES;
+                // SAFETY: the caller's promise is handed on, here and below.
+                unsafe {
+                    // The last registers of a panel may have no rows of their own.
+                    if w.data.is_beside() {
+                        let at = [at, at + beside::ROWS].map(|at| self.at + at.min(self.rows - beside::ROWS));
+                        with_beside!(w.format, Q => {
+                            let eights = at.map(|at| beside::cast::<Q>(w.part(at, first, columns.len())));
+                            let next = V::LANES * w.row_bytes();
+                            V::call(PackBeside { eights, next, packed, register, integers });
+                        }, _ => unreachable!("{:?} stands by rows", w.format));
+                    } else {
+                        let rows = (self.at + at).min(self.at + self.rows)..self.at + self.rows;
+                        let columns = columns.clone();
+                        if w.format.group().is_some() {
+                            codes.read::<V>(w, rows, columns);
+                            V::call(Pack { w: codes, packed, register, integers });
+                        } else {
+                            V::call(floats::Pack { w, rows, columns, packed, register, scratch: floats });
+                        }
+                    }
                 }
             }
-            let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => unreachable!("it is in blocks"));
             let w = &*packed;
             macro_rules! across {
-                ($registers:literal, $span:expr, $groups:literal) => {{
-                    tiles!([6, 4, 2] of TOKENS, 0..self.job.x.x.tokens(), |t, N| {
+                ($registers:literal, $span:expr, $offsets:literal) => {{
+                    tiles!([6, 4, 2] of TOKENS, 0..tokens, |t, N| {
                         for register in (0..registers).step_by(I::REGISTERS) {
                             let target = self.target::<V, I>(register * V::LANES);
-                            V::call(Across::<I, N, $registers, $span, $groups> { w, x, register, t, target });
+                            let sums = &mut sums[(t * registers + N * register) * V::LANES..]
+                                [..N * $registers * V::LANES];
+                            let columns = columns.clone();
+                            // SAFETY: this task alone has these rows.
+                            unsafe {
+                                V::call(Across::<I, N, $registers, $span, $offsets> {
+                                    w,
+                                    x,
+                                    register,
+                                    t,
+                                    columns,
+                                    sums,
+                                    target,
+                                });
+                            }
                         }
                     });
                 }};
             }
-            match (I::PER, span, offsets) {
-                (2, 64, true) => across!(3, 64, 2),
-                (2, 64, false) => across!(3, 64, 0),
-                (2, 16, true) => across!(3, 16, 1),
-                (2, 16, false) => across!(3, 16, 0),
-                (2, _, true) => across!(3, 32, 1),
-                (2, _, false) => across!(3, 32, 0),
-                (_, 16, true) => across!(2, 16, 1),
-                (_, 16, false) => across!(2, 16, 0),
-                (_, _, true) => across!(2, 32, 1),
-                (_, _, false) => across!(2, 32, 0),
+            match (I::PER, x.grain.span, offsets) {
+                (2, 256, true) => across!(3, 256, true),
+                (2, 64, false) => across!(3, 64, false),
+                (2, 16, true) => across!(3, 16, true),
+                (2, 16, false) => across!(3, 16, false),
+                (2, _, true) => across!(3, 32, true),
+                (2, _, false) => across!(3, 32, false),
+                (_, 16, true) => across!(2, 16, true),
+                (_, 16, false) => across!(2, 16, false),
+                (_, _, true) => across!(2, 32, true),
+                (_, _, false) => across!(2, 32, false),
             }
         }
     }

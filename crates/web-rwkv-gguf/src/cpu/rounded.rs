@@ -137,8 +137,8 @@ pub(super) struct Grain {
     pub(super) span: usize,
     /// Columns that sums go over, 16 or 32.
     pub(super) group: usize,
-    /// The largest integer.
-    pub(super) largest: i32,
+    /// What magnitudes of integers that share a scale may add up to.
+    pub(super) room: i32,
 }
 
 /// Activations of T tokens as integers, `x = code · scale`, in tiles of n tokens.
@@ -261,19 +261,23 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { n, columns, grain: Grain { span, group, largest }, .. } = self;
-        let (shared, largest) = (span.max(SHARED), largest as f32);
+        let Self { n, columns, grain: Grain { span, group, room }, .. } = self;
+        let shared = span.max(SHARED);
+        // Each may be rounded up by a half.
+        let (largest, room) = (I::LARGEST as f32, (room - shared as i32) as f32);
         for i in 0..n {
             let x = &self.x.row(self.t + i)[..columns];
             for (first, x) in x.chunks(shared).enumerate() {
                 let first = first * shared;
                 // SAFETY: this runs inside `dispatch`, x has groups of 16 or 32 values, and LANES divides 16.
                 unsafe {
-                    let (mut most, mut total) = (V::splat(0.0), 0.0);
+                    let (mut most, mut magnitudes, mut total) = (V::splat(0.0), V::splat(0.0), 0.0);
                     for x in x.chunks_exact(V::LANES) {
-                        most = V::max_abs(most, V::load(x.as_ptr()));
+                        let x = V::load(x.as_ptr());
+                        most = V::max_abs(most, x);
+                        magnitudes = V::fma(V::max_abs(V::splat(0.0), x), V::splat(1.0), magnitudes);
                     }
-                    let most = V::largest(most);
+                    let most = (V::largest(most) / largest).max(V::sum(magnitudes) / room);
                     for (g, x) in x.chunks_exact(group).enumerate() {
                         let mut sum = V::splat(0.0);
                         for x in x.chunks_exact(V::LANES) {
@@ -284,8 +288,8 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         total += sum;
                     }
                     // What is not finite has no code, and must not vanish.
-                    let scale = most / largest + 0.0 * total;
-                    let inverse = if most > 0.0 { largest / most } else { 0.0 };
+                    let scale = most + 0.0 * total;
+                    let inverse = if most > 0.0 { 1.0 / most } else { 0.0 };
                     for s in 0..x.len() / span {
                         self.scale[(first / span + s) * n + i] = scale;
                     }
