@@ -225,18 +225,16 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Asks for where the sums of these tokens will be written.
+    /// Asks for where the sums of a token will be written.
     ///
     /// # Safety
     /// As [`Vector`].
     #[inline(always)]
-    unsafe fn fetch<V: Vector>(self, tokens: Range<usize>) {
-        for t in tokens {
-            let y = self.y.place(t, self.at, self.rows).cast::<u8>();
-            for line in (0..self.rows * size_of::<f32>()).step_by(LINE) {
-                // SAFETY: the caller's promise is handed on.
-                unsafe { V::prefetch_kept(y.wrapping_add(line)) };
-            }
+    unsafe fn fetch<V: Vector>(self, t: usize) {
+        let y = self.y.place(t, self.at, self.rows).cast::<u8>();
+        for line in (0..self.rows * size_of::<f32>()).step_by(LINE) {
+            // SAFETY: the caller's promise is handed on.
+            unsafe { V::prefetch_kept(y.wrapping_add(line)) };
         }
     }
 
@@ -313,19 +311,18 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
                     }
                 }
             }
-            for (i, acc) in acc.as_flattened().iter().enumerate() {
-                V::store(sums.add(i * lanes), *acc);
-            }
+            let mut fetched = 0;
             for s in 0..spans {
-                if last {
-                    // Bit by bit, since memory takes longer than a span.
-                    self.target.fetch::<V>(self.t + s * T / spans..self.t + (s + 1) * T / spans);
+                // Bit by bit, since memory takes longer than a span.
+                while last && fetched < T && fetched * spans <= s * T {
+                    self.target.fetch::<V>(self.t + fetched);
+                    fetched += 1;
                 }
                 let first: [V::Int; R] = match I::BIAS {
                     0 => [V::zero(); R],
                     _ => from_fn(|r| V::load_ints(bias[r].add(s * lanes))),
                 };
-                let mut acc = [first; T];
+                let mut sums = [first; T];
                 for column in (s * SPAN..(s + 1) * SPAN).step_by(SHARED) {
                     let (first, lanes_of) = (column / I::PER, SHARED / I::PER);
                     let x = x.add(column / SHARED * lanes_of * T + first % lanes_of);
@@ -334,10 +331,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
                         for r in 0..R {
                             w[r] = V::load_ints(code[r].add(lanes * (first + k)));
                         }
-                        for (t, acc) in acc.iter_mut().enumerate() {
+                        for (t, sums) in sums.iter_mut().enumerate() {
                             let x = V::splat_int(x.add(t * lanes_of + k));
                             for r in 0..R {
-                                acc[r] = I::dot::<V>(x, w[r], acc[r]);
+                                sums[r] = I::dot::<V>(x, w[r], sums[r]);
                             }
                         }
                     }
@@ -347,14 +344,16 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
                 for r in 0..R {
                     scales[r] = V::load(scale[r].add(s * lanes));
                 }
-                for (t, acc) in acc.iter().enumerate() {
+                for t in 0..T {
                     let x_scale = V::splat(*x_scale.add(t));
                     for r in 0..R {
-                        let sum = sums.add((t * R + r) * lanes);
                         let factor = V::mul(scales[r], x_scale);
-                        V::store(sum, V::fma(I::to_float::<V>(acc[r]), factor, V::load(sum)));
+                        acc[t][r] = V::fma(I::to_float::<V>(sums[t][r]), factor, acc[t][r]);
                     }
                 }
+            }
+            for (i, acc) in acc.as_flattened().iter().enumerate() {
+                V::store(sums.add(i * lanes), *acc);
             }
             if last {
                 self.target.write::<V, T, R>(self.t, self.sums);
