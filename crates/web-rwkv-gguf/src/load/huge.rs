@@ -42,6 +42,10 @@ impl Source<'_> {
 #[cfg(target_os = "linux")]
 const PAGE: usize = 2 << 20;
 
+/// Bytes that are turned at a time: they stay in the second-level cache.
+#[cfg(target_os = "linux")]
+const TURNED: usize = 256 << 10;
+
 /// Bytes of a line of the cache, with which each part begins.
 #[cfg(target_os = "linux")]
 const LINE: usize = 64;
@@ -71,7 +75,7 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
     let (mut pieces, mut left) = (vec![], &mut memory[..]);
     for Part { source, range, turn } in parts {
         let (to, rest) = left.split_at_mut(range.len().next_multiple_of(LINE));
-        let len = turn.map_or(PAGE, |(_, eight)| (PAGE / eight).max(1) * eight);
+        let len = turn.map_or(PAGE, |(_, eight)| (TURNED / eight).max(1) * eight);
         let to = to[..range.len()].chunks_mut(len);
         pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
