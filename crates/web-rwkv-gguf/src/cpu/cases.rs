@@ -122,9 +122,17 @@ fn project(cpu: &Cpu, w: &Matrix, x: &Acts, act: Act) -> Acts {
 fn products() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     for &format in Format::ALL {
-        for (rows, columns) in
-            [(1, 256), (5, 512), (33, 256), (67, 768), (130, 256), (8, 256), (72, 768), (200, 256)]
-        {
+        for (rows, columns) in [
+            (1, 256),
+            (5, 512),
+            (33, 256),
+            (67, 768),
+            (130, 256),
+            (8, 256),
+            (72, 768),
+            (200, 256),
+            (104, 2304),
+        ] {
             check_products(rng, format, rows, columns);
         }
     }
@@ -254,25 +262,27 @@ fn fast_products_err_by_the_steps_of_8_bits() {
     }
 }
 
-/// The largest activations and codes, of one sign: no sum of products of bytes runs over.
+/// The largest activations and codes, of one sign: no sum of products runs over.
 #[test]
 fn the_largest_codes_have_room() {
     let scalar = Cpu::new(Level::Scalar, 1);
-    for &format in Format::ALL.iter().filter(|f| f.group().is_some()) {
+    for &format in Format::ALL {
         for byte in [0, 0x7c, 0x83, 0xff] {
             let data = vec![byte; format.row_bytes(32 * 256).unwrap()];
             let w = Matrix { format, rows: 32, columns: 256, data: data.into() };
             let mut values = [0.0; 256];
             w.row(0, &mut values);
-            if values.iter().any(|x| !x.is_finite()) {
-                continue; // the bytes of its scale are no number
+            if !values.iter().all(|x| x.abs() < 1e30) {
+                continue; // the bytes are no number of a common size
             }
-            for sign in [1.0, -1.0] {
-                let x = of(vec![sign; 12 * 256], 256);
+            for (sign, fast) in [(1.0, false), (-1.0, false), (1.0, true), (-1.0, true)] {
+                let x = of(vec![sign; 24 * 256], 256);
                 let want = project(&scalar, &w, &x, Id);
-                for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
+                for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(fast), w)) {
                     let nmse = nmse(&project(&cpu, w.as_ref(), &x, Id).data, &want.data);
-                    assert!(nmse <= 1e-11, "{} {byte:x} {sign} {}: {nmse:e}", format.name(), cpu.level());
+                    // Half a step of the fewest that activations have room for.
+                    let limit = (0.5 / 4095.0_f64).powi(2);
+                    assert!(nmse <= limit, "{} {byte:x} {sign} {}: {nmse:e}", format.name(), cpu.level());
                 }
             }
         }
