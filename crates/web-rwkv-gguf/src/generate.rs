@@ -182,6 +182,7 @@ impl Generation {
             tokens.push(match text.coming.back_mut() {
                 Some(last) => {
                     last.before = Some(text.state.clone());
+                    text.behind = None; // `take` puts the next there, and this one's place is free
                     last.token.clone()
                 }
                 None => Token::Known(*text.tokens.last().expect("the prompt has been read")),

@@ -37,7 +37,7 @@ impl Gpu {
         y: &Acts,
     ) {
         let kernel = Kernel::Wkv6 { head_size, decay: t.w.is_some(), gate: t.g.is_some() };
-        let [state, slot] = Self::state_at(b, layer, 1);
+        let (bound, [state, slot]) = Self::state_at(b, layer, 1);
         let mut params = vec![0, state, slot];
         params.push(t.r.padded as u32);
         params.extend([t.r, t.k, t.v].map(|acts| self.place(b, acts)));
@@ -45,7 +45,7 @@ impl Gpu {
         params.extend([p.w0.0, p.u.0, p.ln_x.weight.0, p.ln_x.bias.0, p.ln_x.eps.to_bits()]);
         params.extend([self.place(b, y), y.pitch()]);
         let groups = (t.r.width / head_size, b.sequences);
-        self.dispatch(b, usize::MAX, &kernel, &params, groups);
+        self.dispatch(b, bound, &kernel, &params, groups);
     }
 
     pub(super) fn record_wkv4(
@@ -57,12 +57,12 @@ impl Gpu {
         y: &Acts,
     ) {
         let width = rkv[0].width;
-        let [state, slot] = Self::state_at(b, layer, 1);
+        let (bound, [state, slot]) = Self::state_at(b, layer, 1);
         let mut params = vec![0, state, slot];
         params.push(width as u32);
         params.extend(rkv.map(|acts| self.place(b, acts)));
         params.extend([p.u.0, p.w.0, self.place(b, y), y.pitch()]);
         let groups = (width.div_ceil(Kernel::WKV4_THREADS), b.sequences);
-        self.dispatch(b, usize::MAX, &Kernel::Wkv4, &params, groups);
+        self.dispatch(b, bound, &Kernel::Wkv4, &params, groups);
     }
 }

@@ -35,8 +35,8 @@ const WORKGROUPS: (usize, usize) = (16, 132);
 pub(super) struct Chain {
     /// The kernel, and its workgroups; none if operations are dispatched one by one.
     pub(super) kernel: Option<(Arc<Kernel>, usize)>,
-    /// The buffer of the weights.
-    weights: Option<usize>,
+    /// The buffers of the weights and the states.
+    bound: Bound,
     links: Vec<[u32; LINK]>,
     shift: Option<Shifted>,
     /// Where the first candidates of the tasks of a head stand in the table, and how many, if it is in one buffer.
@@ -53,7 +53,8 @@ struct Shifted {
     /// Whether x has been posted; x, weight, bias and eps.
     posted: bool,
     norm: [u32; 4],
-    /// Where the state is before and after.
+    /// The buffer of the state, and where it is before and after.
+    bound: Bound,
     state: [u32; 2],
     mixes: Vec<u32>,
     results: Vec<u32>,
@@ -69,7 +70,13 @@ impl Shifted {
 
 impl Chain {
     /// Keeps a shift; false if there is no chain.
-    fn keep(&mut self, mut norm: [u32; 4], state: [u32; 2], mixes: Vec<u32>, results: Vec<u32>) -> bool {
+    fn keep(
+        &mut self,
+        mut norm: [u32; 4],
+        (bound, state): (Bound, [u32; 2]),
+        mixes: Vec<u32>,
+        results: Vec<u32>,
+    ) -> bool {
         if self.kernel.is_none() {
             return false;
         }
@@ -77,7 +84,7 @@ impl Chain {
         if post != 0 {
             norm[0] = post;
         }
-        self.shift = Some(Shifted { posted: post != 0, norm, state, mixes, results });
+        self.shift = Some(Shifted { posted: post != 0, norm, bound, state, mixes, results });
         true
     }
 
@@ -160,7 +167,7 @@ impl Gpu {
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 pass.set_pipeline(&self.kernels.get(kernel));
-                pass.set_bind_group(0, &self.group(m, usize::MAX), &[]);
+                pass.set_bind_group(0, &self.group(m, Bound::states(0)), &[]);
                 pass.set_immediates(0, bytemuck::cast_slice(&[0, 1, n as u32, PATIENCE[1]]));
                 pass.dispatch_workgroups(n as u32, 1, 1);
             }
@@ -183,13 +190,16 @@ impl Gpu {
         least
     }
 
-    /// Adds a link to the chain of a batch; if its weights are in another buffer, to the next chain.
-    fn link(&self, b: &mut Batch<'_>, weights: Option<usize>, words: &[u32]) {
-        if weights.is_some() && b.recording.chain.weights.is_some_and(|own| Some(own) != weights) {
+    /// Adds a link to the chain of a batch; if its weights or states are in another buffer, to the next chain.
+    fn link(&self, b: &mut Batch<'_>, bound: Bound, words: &[u32]) {
+        let own = b.recording.chain.bound;
+        let both = [(own.weights, bound.weights), (own.states, bound.states)];
+        if both.iter().any(|(own, new)| own.is_some() && new.is_some() && own != new) {
             self.end_chain(b);
         }
         let chain = &mut b.recording.chain;
-        chain.weights = weights.or(chain.weights);
+        chain.bound.weights = bound.weights.or(chain.bound.weights);
+        chain.bound.states = bound.states.or(chain.bound.states);
         let mut link = [0; LINK];
         link[..words.len()].copy_from_slice(words);
         chain.links.push(link);
@@ -199,18 +209,19 @@ impl Gpu {
     pub(super) fn link_shift(
         &self,
         b: &mut Batch<'_>,
+        bound: Bound,
         params: &[u32],
         mixes: Vec<u32>,
         results: Vec<u32>,
     ) -> bool {
         let [_, _, x, weight, bias, eps, state, slot, ..] = *params else { unreachable!("of a shift") };
         let state = slots(b).map(|i| i * slot + state);
-        b.recording.chain.keep([x, weight, bias, eps], state, mixes, results)
+        b.recording.chain.keep([x, weight, bias, eps], (bound, state), mixes, results)
     }
 
     /// The same of a norm, whose result products read that follow.
     pub(super) fn link_norm(&self, b: &mut Batch<'_>, norm: [u32; 4], result: u32) -> bool {
-        b.recording.chain.keep(norm, [NOWHERE; 2], vec![0], vec![result])
+        b.recording.chain.keep(norm, (Bound::default(), [NOWHERE; 2]), vec![0], vec![result])
     }
 
     /// Adds products to the chain; false if there is none.
@@ -285,7 +296,9 @@ impl Gpu {
             let mut words = vec![PRODUCTS, first as u32, u32::from(gathers), at];
             words.extend(&firsts[1..]);
             let mut leaves = false;
-            if let Some(Shifted { posted, norm, state, .. }) = &shift {
+            let mut bound = Bound::weights(pieces[0].2.buffer);
+            if let Some(Shifted { posted, norm, bound: Bound { states, .. }, state, .. }) = &shift {
+                bound.states = *states;
                 (words[0], words[2]) = (SHIFTED, u32::from(*posted));
                 words.extend(norm);
                 // Where h goes, when nobody needs the one before any more.
@@ -293,7 +306,7 @@ impl Gpu {
                 words.extend([state[0], to]);
                 leaves = to != NOWHERE;
             }
-            self.link(b, Some(pieces[0].2.buffer), &words);
+            self.link(b, bound, &words);
             let pending = &mut b.recording.chain.pending;
             *pending = (*pending || leaves) && !gathers;
         }
@@ -315,7 +328,7 @@ impl Gpu {
     }
 
     /// Adds `wkv7` with these parameters to the chain; false if there is none.
-    pub(super) fn link_wkv7(&self, b: &mut Batch<'_>, heads: usize, params: &[u32]) -> bool {
+    pub(super) fn link_wkv7(&self, b: &mut Batch<'_>, bound: Bound, heads: usize, params: &[u32]) -> bool {
         let [_, state, slot, width, r, w, k, v, a, g, v_first, first, rest @ ..] = params else {
             unreachable!("of wkv7")
         };
@@ -331,7 +344,7 @@ impl Gpu {
         words.push(if *first != 0 { post(Kind::Stream, *v_first) } else { 0 });
         words.extend(&rest[..6]);
         words.push(post(Kind::Input, rest[6]));
-        self.link(b, None, &words);
+        self.link(b, bound, &words);
         true
     }
 
@@ -344,15 +357,15 @@ impl Gpu {
         let (kernel, workgroups) = chain.kernel.clone().expect("links are of a chain");
         if std::mem::take(&mut chain.pending) {
             let post = (1 + chain.vectors as u32) << 16 | b.memory.tag();
-            self.link(b, None, &[MEETING, workgroups as u32, post]);
+            self.link(b, Bound::default(), &[MEETING, workgroups as u32, post]);
         }
         let chain = &mut b.recording.chain;
-        let (links, weights) = (std::mem::take(&mut chain.links), chain.weights.take().unwrap_or(usize::MAX));
+        let (links, bound) = (std::mem::take(&mut chain.links), std::mem::take(&mut chain.bound));
         let at = b.recording.table.len();
         b.recording.table.extend(links.as_flattened());
         let patience = PATIENCE[usize::from(self.info.kind == "software")];
         let params = [at, links.len(), workgroups, patience as usize].map(|n| n as u32);
-        self.dispatch(b, weights, &kernel, &params, (workgroups, 1));
+        self.dispatch(b, bound, &kernel, &params, (workgroups, 1));
     }
 }
 

@@ -35,7 +35,19 @@ pub(crate) struct Context {
 pub(crate) struct Mapped {
     context: Arc<Context>,
     buffer: wgpu::Buffer,
+    size: u64,
     view: Option<wgpu::BufferView>,
+}
+
+impl Mapped {
+    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Those that a submission copies into the buffer.
+    pub(super) fn sent(self, submission: wgpu::SubmissionIndex) -> Sent {
+        Sent { to: self, submission }
+    }
 }
 
 impl std::ops::Deref for Mapped {
@@ -57,15 +69,14 @@ impl Drop for Mapped {
 /// Floats of a device on their way to this machine's memory.
 pub(super) struct Sent {
     to: Mapped,
-    size: u64,
     submission: wgpu::SubmissionIndex,
 }
 
 impl Sent {
     /// The floats, once they are there.
     pub(super) fn receive(self) -> Result<Mapped> {
-        let Self { mut to, size, submission } = self;
-        to.view = Some(to.context.map(&to.buffer, size, &submission)?);
+        let Self { mut to, submission } = self;
+        to.view = Some(to.context.map(&to.buffer, to.size, &submission)?);
         Ok(to)
     }
 }
@@ -154,20 +165,20 @@ impl Context {
 
     /// A part of a buffer, after all that was submitted.
     pub(super) fn read(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Result<Mapped> {
-        self.send(buffer, from, size).receive()
+        let to = self.room(size);
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, from, &to.buffer, 0, size);
+        to.sent(self.queue.submit([encoder.finish()])).receive()
     }
 
-    /// The same, for which nobody waits yet.
-    pub(super) fn send(self: &Arc<Self>, buffer: &wgpu::Buffer, from: u64, size: u64) -> Sent {
+    /// Room for bytes in this machine's memory.
+    pub(super) fn room(self: &Arc<Self>, size: u64) -> Mapped {
         let mut free = self.back.lock().expect("no holder panics");
         let fit = free.iter().position(|b| (size..=4 * size).contains(&b.size()));
         let back = fit.map(|i| free.swap_remove(i));
         drop(free);
-        let back = back.unwrap_or_else(|| self.mappable(size));
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, from, &back, 0, size);
-        let submission = self.queue.submit([encoder.finish()]);
-        Sent { to: Mapped { context: self.clone(), buffer: back, view: None }, size, submission }
+        let buffer = back.unwrap_or_else(|| self.mappable(size));
+        Mapped { context: self.clone(), buffer, size, view: None }
     }
 
     /// A buffer that this machine can read.

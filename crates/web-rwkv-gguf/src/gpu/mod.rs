@@ -52,6 +52,7 @@ use kernel::{Kernel, Kernels, Tile};
 use layout::{Layout, VECTOR, padded};
 use products::{ADD, DECAY, FEW, GATE, JOBS, Job, LERP, PARTS, RESIDUAL, Unfinished};
 use profile::Profile;
+use state::Buffers;
 use upload::Upload;
 
 /// Words of the table of a batch.
@@ -73,8 +74,8 @@ const TILES: u32 = 1 << 31;
 const LONG: usize = 24;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
-/// Sequences that run on before their tokens are seen, and steps, each of which leaves a state of each.
-const AHEAD: (usize, usize) = (8, 2);
+/// Up to so many sequences run on before their tokens are seen, for so many steps, each of which leaves a state of each.
+const AHEAD: [(usize, usize); 2] = [(8, 2), (64, 1)];
 
 /// Runs operations on a GPU.
 pub(crate) struct Gpu {
@@ -112,7 +113,9 @@ struct Memory {
     layouts: BTreeSet<Layout>,
     columns: usize,
     pool: Option<Arc<Pool>>,
-    groups: HashMap<usize, wgpu::BindGroup>,
+    /// The buffers of the pool, as they are bound.
+    states: Buffers,
+    groups: HashMap<Bound, wgpu::BindGroup>,
     ahead: Option<Ahead>,
     /// What is wanted of a batch comes through here.
     results: wgpu::Buffer,
@@ -125,6 +128,23 @@ impl Memory {
     fn renew(&mut self) {
         self.groups.clear();
         self.ahead = None;
+    }
+}
+
+/// Which buffers a dispatch takes beside those that all take: one of weights, one of states.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Bound {
+    weights: Option<usize>,
+    states: Option<usize>,
+}
+
+impl Bound {
+    fn weights(buffer: usize) -> Self {
+        Self { weights: Some(buffer), states: None }
+    }
+
+    fn states(buffer: usize) -> Self {
+        Self { weights: None, states: Some(buffer) }
     }
 }
 
@@ -400,6 +420,7 @@ impl Gpu {
             layouts: BTreeSet::new(),
             columns: 0,
             pool: None,
+            states: Buffers::default(),
             groups: HashMap::new(),
             ahead: None,
             results: context.mappable(1 << 20),
@@ -435,7 +456,7 @@ impl Gpu {
     fn dispatch(
         &self,
         b: &mut Batch<'_>,
-        weights: usize,
+        bound: Bound,
         kernel: &Kernel,
         params: &[u32],
         groups: (usize, usize),
@@ -443,7 +464,7 @@ impl Gpu {
         self.end_chain(b);
         self.finish_sums(b);
         let pipeline = self.kernels.get(kernel);
-        let group = self.group(&mut b.memory, weights);
+        let group = self.group(&mut b.memory, bound);
         let Recording { encoder, pass, timed, .. } = &mut b.recording;
         let begin = || {
             let encoder = encoder.get_or_insert_with(|| self.encoder());
@@ -472,20 +493,20 @@ impl Gpu {
         }
     }
 
-    fn group(&self, m: &mut Memory, weights: usize) -> wgpu::BindGroup {
-        if let Some(group) = m.groups.get(&weights) {
+    fn group(&self, m: &mut Memory, bound: Bound) -> wgpu::BindGroup {
+        if let Some(group) = m.groups.get(&bound) {
             return group.clone();
         }
-        let states = m.pool.as_ref().expect("a batch has states").buffer();
-        let weights_buffer = m.weights.get(weights).map_or(&m.vectors_buffer, |w| &w.buffer);
+        let states = bound.states.map_or(&m.posts, |i| &m.states.all[i]);
+        let weights = bound.weights.map_or(&m.vectors_buffer, |i| &m.weights[i].buffer);
         let [acts, inputs, outputs] = &m.acts;
         let buffers = [
-            weights_buffer,
+            weights,
             &m.vectors_buffer,
             &acts.buffer,
             &inputs.buffer,
             &outputs.buffer,
-            &states,
+            states,
             &m.table,
             &m.posts,
         ];
@@ -496,27 +517,32 @@ impl Gpu {
             layout: &self.bindings,
             entries: &std::array::from_fn::<_, BINDINGS, _>(entry),
         });
-        m.groups.insert(weights, group.clone());
+        m.groups.insert(bound, group.clone());
         group
     }
 
-    /// The states of the model, which are of `size` floats.
-    fn pool(&self, m: &mut Memory, size: usize) -> Arc<Pool> {
-        m.pool.get_or_insert_with(|| Arc::new(Pool::new(self.context.clone(), size))).clone()
+    /// The states of the model, which are of such sizes.
+    fn pool(&self, m: &mut Memory, sizes: [usize; 3]) -> Arc<Pool> {
+        m.pool.get_or_insert_with(|| Arc::new(Pool::new(self.context.clone(), sizes))).clone()
+    }
+
+    /// Binds the buffers that a pool has now.
+    fn bind(m: &mut Memory, pool: &Pool) {
+        let states = pool.buffers();
+        if m.states != states {
+            m.states = states;
+            m.renew();
+        }
     }
 
     /// Puts a state into a slot, if it has none.
     pub(crate) fn place_state(&self, state: &mut State) -> Result<()> {
         // Held so that no batch makes the pool larger meanwhile.
         let mut memory = self.memory.lock().expect("no holder panics");
-        let pool = self.pool(&mut memory, state.len());
+        let pool = self.pool(&mut memory, state.dims());
         if state.slot().is_none_or(|slot| !slot.same_pool(&pool)) {
-            let before = pool.buffer();
             pool.begin([].iter())?;
             let slot = pool.put(state.as_slice()?)?;
-            if pool.buffer() != before {
-                memory.renew();
-            }
             self.context.check()?;
             state.settle(slot);
         }
@@ -604,10 +630,11 @@ impl Gpu {
         self.context.device.create_command_encoder(&Default::default())
     }
 
-    /// Where a row of a layer begins in a state, and the size of a state.
-    fn state_at(b: &Batch<'_>, layer: usize, row: usize) -> [u32; 2] {
-        let [layers, rows, channels] = b.states[0].dims();
-        [((layer * rows + row) * channels) as u32, (layers * rows * channels) as u32]
+    /// The buffer of a layer's states, where a row begins in a slot of it, and the size of a slot.
+    fn state_at(b: &Batch<'_>, layer: usize, row: usize) -> (Bound, [u32; 2]) {
+        let (buffer, [layer, slot]) = b.memory.states.place(layer);
+        let [_, _, channels] = b.states[0].dims();
+        (Bound::states(buffer), [layer + (row * channels) as u32, slot])
     }
 
     /// Where activations begin in the buffer of their kind.
@@ -798,7 +825,7 @@ mod tests {
             let checkpoint = self_test::checkpoint();
             let net = Net::new(Gpu::new(Wanted::default(), &checkpoint).unwrap(), &checkpoint).unwrap();
             let mut states = vec![State::zero(self_test::SHAPE); 7];
-            net.ops.pool(&mut net.ops.memory.lock().unwrap(), states[0].len()).limit(most);
+            net.ops.pool(&mut net.ops.memory.lock().unwrap(), states[0].dims()).limit(most);
             let batch = |which: &mut [State], token: u32| {
                 let batches =
                     which.iter().map(|_| RnnInputBatch::new(vec![token], RnnOption::Last)).collect();

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A token of a chunk that is still to be chosen, by a row of what a device chooses.
+type Coming = (usize, Arc<Chosen>, usize);
+
 impl Ops for Gpu {
     type Vector = Vector;
     type Matrix = Matrix;
@@ -120,9 +123,8 @@ impl Ops for Gpu {
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Batch<'a>> {
         let mut memory = self.memory.lock().expect("no holder panics");
         let m = &mut *memory;
-        let size = chunk.states.first().map_or(0, |s| s.len());
-        let pool = self.pool(m, size);
-        let before = pool.buffer();
+        let sizes = chunk.states.first().map_or([0; 3], State::dims);
+        let pool = self.pool(m, sizes);
         let states = chunk.seqs.iter().filter_map(|seq| chunk.states[seq.slot].slot());
         pool.begin(states.filter(|slot| slot.same_pool(&pool)))?;
         m.upload.end(&self.context)?;
@@ -142,9 +144,7 @@ impl Ops for Gpu {
         let tokens_at = SEQUENCE * sequences as u32;
         let sequence_of = tokens_at + tokens as u32;
         let choices_at = sequence_of + tokens as u32;
-        if pool.buffer() != before {
-            m.renew();
-        }
+        Self::bind(m, &pool);
         self.leave_chains(m);
         let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
         let recorded = ahead.is_some();
@@ -154,12 +154,14 @@ impl Ops for Gpu {
         } else {
             let mut encoder = self.encoder();
             let slots = Self::settle(&pool, &chunk)?;
-            if pool.buffer() != before {
-                m.renew();
-            }
-            for (token, chosen, row) in chunk.coming {
+            Self::bind(m, &pool);
+            // Neighbours come together.
+            let follows =
+                |a: &Coming, b: &Coming| Arc::ptr_eq(&a.1, &b.1) && (a.0 + 1, a.2 + 1) == (b.0, b.2);
+            for run in chunk.coming.chunk_by(follows) {
+                let (token, chosen, row) = &run[0];
                 let (from, to) = (4 * *row as u64, 4 * (tokens_at as usize + token) as u64);
-                encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4);
+                encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4 * run.len() as u64);
             }
             let places = slots.iter().map(|(before, after)| [*before, after.index()]);
             let mut table = head(chunk.seqs, chunk.tokens, places);
@@ -282,7 +284,10 @@ impl Ops for Gpu {
     }
 
     fn ahead(&self, sequences: usize) -> usize {
-        if sequences <= AHEAD.0 && self.profile.is_none() { AHEAD.1 } else { 0 }
+        let steps = AHEAD.iter().find(|(most, _)| sequences <= *most).map_or(0, |(_, steps)| *steps);
+        let memory = self.memory.lock().expect("no holder panics");
+        let has_room = |pool: &Arc<Pool>| pool.has_room(sequences * (1 + steps));
+        if self.profile.is_none() && memory.pool.as_ref().is_some_and(has_room) { steps } else { 0 }
     }
 
     fn can_await(&self, chosen: &Chosen) -> bool {
@@ -295,7 +300,7 @@ impl Ops for Gpu {
         b.recording.chosen = Some((at, Arc::new(Chosen::new(&self.context, rows))));
         let [bests, count] = b.recording.chain.bests.take().unwrap_or_default();
         let params = [b.choices_at, at, self.place(b, logits), logits.padded as u32, bests, count];
-        self.dispatch(b, usize::MAX, &Kernel::Sample, &params, (rows, 1));
+        self.dispatch(b, Bound::default(), &Kernel::Sample, &params, (rows, 1));
     }
 
     fn embed(&self, b: &mut Batch<'_>, emb: &Matrix, ln0: &Norm<Self>, x: &mut Acts) {
@@ -316,7 +321,7 @@ impl Ops for Gpu {
             ];
             self.dispatch(
                 b,
-                piece.buffer,
+                Bound::weights(piece.buffer),
                 &Kernel::Embed { layout: emb.layout, width: x.width },
                 &params,
                 (b.tokens, 1),
@@ -336,7 +341,7 @@ impl Ops for Gpu {
     ) {
         y.iter_mut().chain([&mut *h]).for_each(|acts| self.count(acts, x.tokens));
         let last = b.states[0].dims()[1] - 1;
-        let [state, slot] = Self::state_at(b, layer, if shift == Shift::Att { 0 } else { last });
+        let (bound, [state, slot]) = Self::state_at(b, layer, if shift == Shift::Att { 0 } else { last });
         let step = |places: &[u32]| places.get(1).map_or(0, |second| second - places[0]);
         let mixes: Vec<_> = mix.iter().map(|v| v.0).collect();
         let places: Vec<_> = y.iter().map(|y| self.place(b, y)).collect();
@@ -370,9 +375,9 @@ impl Ops for Gpu {
             None => params.extend([0; 4]),
         }
         let kernel = Kernel::Shift { width: x.width, mixes: mixes.len(), keep, alone: b.alone, splits };
-        if !self.link_shift(b, &params, mixes, places) {
+        if !self.link_shift(b, bound, &params, mixes, places) {
             let across = if b.alone && splits == 0 { x.width.div_ceil(Kernel::THREADS) } else { 1 };
-            self.dispatch(b, usize::MAX, &kernel, &params, (x.tokens, across));
+            self.dispatch(b, bound, &kernel, &params, (x.tokens, across));
         }
     }
 
@@ -410,7 +415,7 @@ impl Ops for Gpu {
         y: &mut Acts,
     ) {
         let Biases { k_k, k_a, w0, a0, v0 } = b.gates.take().expect("gates come before wkv7");
-        let [state, slot] = Self::state_at(b, layer, 1);
+        let (bound, [state, slot]) = Self::state_at(b, layer, 1);
         let [r, k, v, v_first] = [&t.r, &t.k, &t.v, &t.v_first].map(|acts| self.place(b, acts));
         let width = t.r.padded as u32;
         let sums = b.unfinished.take_if(|sums| sums.before == t.w.before);
@@ -452,7 +457,7 @@ impl Ops for Gpu {
             v0.unwrap_or(0),
         ];
         let heads = t.r.width / head_size;
-        if self.link_wkv7(b, heads, &params) {
+        if self.link_wkv7(b, bound, heads, &params) {
             return;
         }
         // Of short sequences small blocks leave room for more of them at a time; of few long ones several workgroups share
@@ -466,11 +471,11 @@ impl Ops for Gpu {
             _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => scan(16, 2),
             _ => scan(16, 1),
         };
-        self.dispatch(b, usize::MAX, &kernel, &params, (heads * split, b.sequences));
+        self.dispatch(b, bound, &kernel, &params, (heads * split, b.sequences));
         if split > 1 {
             let kernel = Kernel::Wkv7Norm { head_size };
             let (heads_of_group, tokens) = (self.kernels.tile(&kernel).0, b.tokens);
-            self.dispatch(b, usize::MAX, &kernel, &params, (heads.div_ceil(heads_of_group), tokens));
+            self.dispatch(b, Bound::default(), &kernel, &params, (heads.div_ceil(heads_of_group), tokens));
         }
     }
 
@@ -488,7 +493,7 @@ impl Ops for Gpu {
         let params = [rows, count as u32, self.place(b, x), x.pitch(), self.place(b, y), y.pitch()];
         self.dispatch(
             b,
-            usize::MAX,
+            Bound::default(),
             &Kernel::Tails,
             &params,
             (y.padded.div_ceil(4 * Kernel::TAILS_THREADS), 1),
@@ -512,7 +517,7 @@ impl Ops for Gpu {
             y.pitch(),
             y.kind as u32,
         ];
-        self.dispatch(b, usize::MAX, &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
+        self.dispatch(b, Bound::default(), &Kernel::NormRows { width: x.width }, &params, (rows.len(), 1));
     }
 
     fn ddlerp(
@@ -546,6 +551,6 @@ impl Ops for Gpu {
     fn add_gated(&self, b: &mut Batch<'_>, g: &Acts, y: &Acts, scale: f32, x: &mut Acts) {
         let [g, y, to] = [g, y, x].map(|acts| self.place(b, acts));
         let params = [g, y, to, x.width as u32, scale.to_bits()];
-        self.dispatch(b, usize::MAX, &Kernel::AddGated, &params, (x.tokens, 1));
+        self.dispatch(b, Bound::default(), &Kernel::AddGated, &params, (x.tokens, 1));
     }
 }

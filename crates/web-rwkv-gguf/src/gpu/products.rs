@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    Acts, Batch, Gpu, LONG, Matrix, Piece, Vector,
+    Acts, Batch, Bound, Gpu, LONG, Matrix, Piece, Vector,
     kernel::{FOUR, Kernel, Tile},
     layout::{VECTOR, padded},
 };
@@ -89,7 +89,7 @@ impl Gpu {
     /// Adds sums that no operation has added.
     pub(super) fn finish_sums(&self, b: &mut Batch<'_>) {
         if let Some(Unfinished { splits, rows, weights, params, groups, .. }) = b.unfinished.take() {
-            self.dispatch(b, weights, &Kernel::FinishParts { splits, rows }, &params, groups);
+            self.dispatch(b, Bound::weights(weights), &Kernel::FinishParts { splits, rows }, &params, groups);
         }
     }
 
@@ -218,7 +218,7 @@ impl Gpu {
                     .copied()
                     .chain([first, splits, kept, parts as usize, pitch, part].map(|n| n as u32))
                     .collect();
-                self.dispatch(b, buffer, &kernel, &params, (groups, tiles * splits));
+                self.dispatch(b, Bound::weights(buffer), &kernel, &params, (groups, tiles * splits));
                 if let Some(timed) = b.recording.timed.last_mut() {
                     let weights = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.columns;
                     let stride = |(job, piece): &(&Job<'_>, &Piece)| piece.rows * job.w.stride() * VECTOR;

@@ -1,8 +1,9 @@
-//! States on a GPU: slots of one buffer, and what has no room in it.
+//! States on a GPU: slots of a buffer or two, and what has no room there.
 
 use std::{
     collections::HashMap,
     mem,
+    ops::Range,
     sync::{Arc, Mutex},
 };
 
@@ -10,21 +11,70 @@ use crate::{Error, Result};
 
 use super::{Context, Mapped, context::Sent};
 
-/// The states of a model on a GPU. Where they are more than its buffer can hold, those that were used longest ago are in
+/// Buffers of states at most. One has all layers; of more slots than it has room for, two have half of the layers each. So two
+/// states of each of 64 texts have room if they are of 21 MB.
+const BUFFERS: usize = 2;
+
+/// The states of a model on a GPU. Where they are more than its buffers can hold, those that were used longest ago are in
 /// this machine's memory until a batch needs them.
 pub(crate) struct Pool {
     context: Arc<Context>,
-    /// Floats of a state.
-    pub(super) size: usize,
+    /// Layers of a state, and bytes of each.
+    layers: usize,
+    layer: u64,
     slots: Mutex<Slots>,
 }
 
+/// Buffers of states: each has so many layers of every slot, one slot after another.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Buffers {
+    pub(super) all: Vec<wgpu::Buffer>,
+    layers: usize,
+    /// Bytes of a layer.
+    layer: u64,
+}
+
+impl Buffers {
+    /// The number of the buffer that has a layer, where the layer begins in a slot there, and the size of a slot, in floats.
+    pub(super) fn place(&self, layer: usize) -> (usize, [u32; 2]) {
+        let floats = |layers: usize| (layers as u64 * self.layer / 4) as u32;
+        (layer / self.layers, [floats(layer % self.layers), floats(self.layers)])
+    }
+
+    /// Where layers of a slot are, in their order: buffers, and where in them, in bytes.
+    fn pieces(&self, index: u32, layers: Range<usize>) -> impl Iterator<Item = (&wgpu::Buffer, Range<u64>)> {
+        let firsts = (0..).step_by(self.layers);
+        self.all.iter().zip(firsts).filter_map(move |(buffer, first)| {
+            let [start, end] =
+                [layers.start, layers.end].map(|i| i.clamp(first, first + self.layers) - first);
+            let at = |layer: usize| (u64::from(index) * self.layers as u64 + layer as u64) * self.layer;
+            (start < end).then(|| (buffer, at(start)..at(end)))
+        })
+    }
+
+    /// Records copies of layers of a slot, one after another, to a place in another buffer.
+    pub(super) fn copy(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        (index, layers): (u32, Range<usize>),
+        (to, mut at): (&wgpu::Buffer, u64),
+    ) {
+        for (from, bytes) in self.pieces(index, layers) {
+            let size = bytes.end - bytes.start;
+            encoder.copy_buffer_to_buffer(from, bytes.start, to, at, size);
+            at += size;
+        }
+    }
+}
+
 struct Slots {
-    buffer: wgpu::Buffer,
+    buffers: Buffers,
     free: Vec<u32>,
     /// Slots beside that of zeros, now and at most.
     count: usize,
     most: usize,
+    /// Bytes of a buffer at most.
+    limit: u64,
     /// Where the state of each [`Slot`] is.
     places: HashMap<u64, Place>,
     next: u64,
@@ -44,7 +94,7 @@ struct Place {
 }
 
 enum At {
-    /// A slot of the buffer.
+    /// A slot.
     Device(u32),
     Host(Arc<Mapped>),
 }
@@ -79,11 +129,11 @@ impl Slot {
         slots.left = Some(self.number);
         let place = slots.places.get_mut(&self.number).expect("a slot has a place");
         if let (true, At::Device(index)) = (mem::take(&mut slots.fetched), &place.at) {
-            place.sent = Some(self.pool.send(&slots.buffer, *index));
+            place.sent = Some(self.pool.send(&slots.buffers, *index));
         }
     }
 
-    /// Its number in the buffer.
+    /// Its number in the buffers.
     ///
     /// # Panics
     /// If it is not there: a batch brings its states there.
@@ -103,27 +153,30 @@ impl Pool {
     /// The slot of a state of zeros, which nobody writes.
     pub(super) const ZEROS: u32 = 0;
 
-    /// A pool without states, which are of `size` floats.
-    pub(super) fn new(context: Arc<Context>, size: usize) -> Self {
-        let bytes = 4 * size.max(1) as u64;
-        let most = (context.binding_limit / bytes).saturating_sub(1) as usize;
+    /// A pool without states, which are of such sizes.
+    pub(super) fn new(context: Arc<Context>, [layers, rows, channels]: [usize; 3]) -> Self {
+        let (layers, layer) = (layers.max(1), 4 * (rows * channels).max(1) as u64);
+        let limit = context.binding_limit;
+        let most = (limit / (layers.div_ceil(BUFFERS) as u64 * layer)).saturating_sub(1) as usize;
         let count = most.min(1);
+        let buffer = context.buffer("states", (count as u64 + 1) * layers as u64 * layer);
         let slots = Slots {
-            buffer: context.buffer("states", bytes * (count as u64 + 1)),
+            buffers: Buffers { all: vec![buffer], layers, layer },
             free: (1..=count as u32).collect(),
             count,
             most,
+            limit,
             places: HashMap::new(),
             next: 0,
             batch: 0,
             left: None,
             fetched: false,
         };
-        Self { context, size, slots: Mutex::new(slots) }
+        Self { context, layers, layer, slots: Mutex::new(slots) }
     }
 
-    pub(super) fn buffer(&self) -> wgpu::Buffer {
-        self.slots.lock().expect("no holder panics").buffer.clone()
+    pub(super) fn buffers(&self) -> Buffers {
+        self.slots.lock().expect("no holder panics").buffers.clone()
     }
 
     /// Begins a batch, with these states on the device: they stay there until the next one.
@@ -165,17 +218,25 @@ impl Pool {
         Ok(slot)
     }
 
+    /// Bytes of a state.
     fn bytes(&self) -> u64 {
-        4 * self.size as u64
+        self.layers as u64 * self.layer
     }
 
     fn write(&self, slots: &Slots, index: u32, data: &[f32]) {
-        let at = u64::from(index) * self.bytes();
-        self.context.queue.write_buffer(&slots.buffer, at, bytemuck::cast_slice(data));
+        let mut data: &[u8] = bytemuck::cast_slice(data);
+        for (buffer, bytes) in slots.buffers.pieces(index, 0..self.layers) {
+            let own =
+                data.split_off(..(bytes.end - bytes.start) as usize).expect("pieces are all of a state");
+            self.context.queue.write_buffer(buffer, bytes.start, own);
+        }
     }
 
-    fn send(&self, buffer: &wgpu::Buffer, index: u32) -> Sent {
-        self.context.send(buffer, u64::from(index) * self.bytes(), self.bytes())
+    fn send(&self, buffers: &Buffers, index: u32) -> Sent {
+        let to = self.context.room(self.bytes());
+        let mut encoder = self.context.device.create_command_encoder(&Default::default());
+        buffers.copy(&mut encoder, (index, 0..self.layers), (to.buffer(), 0));
+        to.sent(self.context.queue.submit([encoder.finish()]))
     }
 
     /// A state in this machine's memory.
@@ -183,17 +244,26 @@ impl Pool {
         let place = slots.places.get_mut(&number).expect("a slot has a place");
         match &place.at {
             At::Device(index) => {
-                let sent = place.sent.take().unwrap_or_else(|| self.send(&slots.buffer, *index));
+                let sent = place.sent.take().unwrap_or_else(|| self.send(&slots.buffers, *index));
                 sent.receive().map(Arc::new)
             }
             At::Host(data) => Ok(data.clone()),
         }
     }
 
-    /// A slot of the buffer that nobody has: makes it larger, or moves the state that was used longest ago away.
+    /// Whether so many states have room on the device at a time.
+    pub(super) fn has_room(&self, states: usize) -> bool {
+        let slots = &mut *self.slots.lock().expect("no holder panics");
+        while slots.count < states.min(slots.most) {
+            self.grow(slots);
+        }
+        states <= slots.most
+    }
+
+    /// A slot that nobody has: makes the buffers larger, or moves the state that was used longest ago away.
     fn room(&self, slots: &mut Slots) -> Result<u32> {
         if slots.free.is_empty() && slots.count < slots.most {
-            self.grow(slots)?;
+            self.grow(slots);
         }
         if let Some(index) = slots.free.pop() {
             return Ok(index);
@@ -217,22 +287,40 @@ impl Pool {
         Ok(index)
     }
 
-    fn grow(&self, slots: &mut Slots) -> Result<()> {
-        let context = &self.context;
+    /// Makes the buffers twice as large, if the device has memory for that; otherwise they stay as they are.
+    fn grow(&self, slots: &mut Slots) {
         let count = (2 * slots.count).min(slots.most);
-        let buffer = context.buffer("states", self.bytes() * (count as u64 + 1));
-        let mut encoder = context.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&slots.buffer, 0, &buffer, 0, slots.buffer.size());
-        context.queue.submit([encoder.finish()]);
-        context.check()?;
+        let bytes = |layers: usize| (count as u64 + 1) * layers as u64 * self.layer;
+        let mut shares = (1..=BUFFERS).map(|n| self.layers.div_ceil(n));
+        let layers =
+            shares.find(|layers| bytes(*layers) <= slots.limit).expect("as many as `most` have room");
+        let firsts = (0..self.layers).step_by(layers);
+        let all = firsts.clone().map(|_| self.context.allocate("states", bytes(layers))).collect();
+        let all: Vec<_> = match all {
+            Ok(all) => all,
+            Err(e) => {
+                log::debug!("{e}");
+                slots.most = slots.count;
+                return;
+            }
+        };
+        let mut encoder = self.context.device.create_command_encoder(&Default::default());
+        for (buffer, first) in all.iter().zip(firsts) {
+            let own = first..self.layers.min(first + layers);
+            for index in 0..=slots.count as u32 {
+                let at = u64::from(index) * layers as u64 * self.layer;
+                slots.buffers.copy(&mut encoder, (index, own.clone()), (buffer, at));
+            }
+        }
+        self.context.queue.submit([encoder.finish()]);
         slots.free.extend((slots.count as u32 + 1..=count as u32).rev());
-        (slots.buffer, slots.count) = (buffer, count);
-        Ok(())
+        (slots.buffers, slots.count) = (Buffers { all, layers, layer: self.layer }, count);
     }
 
-    /// Lets the buffer have fewer slots.
+    /// Lets there be fewer slots, for half of which a buffer has room.
     #[cfg(test)]
     pub(super) fn limit(&self, most: usize) {
-        self.slots.lock().unwrap().most = most;
+        let slots = &mut *self.slots.lock().unwrap();
+        (slots.most, slots.limit) = (most, (most as u64 / 2 + 1) * self.bytes());
     }
 }
