@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ADD, Tier,
+    ADD, Pool, Tier,
     cache::Cache,
     layout::{CHUNK, Layout, VECTOR},
 };
@@ -532,7 +532,7 @@ impl Kernels {
                 threads = self.head(*head_size, (columns, *block), &mut constants) / split;
                 constants.extend([("COLUMNS", columns), ("SPLIT", *split)]);
                 constants.extend([("ALONE", usize::from(*alone)), ("GATES", *gates)]);
-                constants.push(("MORE", gates.saturating_sub(1)));
+                constants.extend([("MORE", gates.saturating_sub(1)), ("ZEROS", Pool::ZEROS as usize)]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, own, include_str!("kernels/wkv7.wgsl")]);
                 "wkv7"

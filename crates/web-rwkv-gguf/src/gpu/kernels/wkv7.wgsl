@@ -69,8 +69,11 @@ fn wkv7(b: Builtins) {
     let before = table[sequence] * p.slot + place;
     let after = table[sequence + 1u] * p.slot + place;
     var s: array<State, J>;
-    for (var j = 0u; j < J; j++) {
-        s[j] = states[(before + row(j) * p.width) / COLUMNS];
+    // What a new text begins with is not fetched; a single token would only wait longer, until it is told what that is.
+    if ALONE != 0u || table[sequence] != ZEROS {
+        for (var j = 0u; j < J; j++) {
+            s[j] = states[(before + row(j) * p.width) / COLUMNS];
+        }
     }
     for (var done = 0u; done < len; done += BLOCK) {
         let tokens = min(BLOCK, len - done);
