@@ -249,7 +249,9 @@ impl Ops for Gpu {
             let mut data: &[f32] = bytemuck::cast_slice(&view);
             for acts in wanted {
                 let (own, rest) = data.split_at(acts.tokens * acts.padded);
-                out.push(own.chunks_exact(acts.padded).flat_map(|row| &row[..acts.width]).copied().collect());
+                let mut values = Vec::with_capacity(acts.tokens * acts.width);
+                own.chunks_exact(acts.padded).for_each(|row| values.extend(&row[..acts.width]));
+                out.push(values);
                 data = rest;
             }
             let gave_up = data[0].to_bits();
