@@ -184,7 +184,7 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let memory = peak::memory();
     let peaks = model.cpu().filter(|_| wanted(What::Peaks)).map(|(level, threads)| {
         bar.message("memory bandwidth, arithmetic peak".into());
-        (peak::bandwidth(threads, repeats), peak::arithmetic(level, threads, repeats))
+        (peak::bandwidth(threads, repeats), peak::arithmetic(level, model.fast(), threads, repeats))
     });
     if let Some((bandwidth, arithmetic)) = peaks {
         let prefills = rows.iter_mut().filter(|row| row.what == What::Prefill);
@@ -207,9 +207,9 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
 /// Times of operations, for decoding and for each prefill length and number of sequences.
 fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let model = common.open_profiled()?;
-    let peaks = model
-        .cpu()
-        .map(|(level, threads)| (peak::bandwidth(threads, 3), peak::arithmetic(level, threads, 3)));
+    let peaks = model.cpu().map(|(level, threads)| {
+        (peak::bandwidth(threads, 3), peak::arithmetic(level, model.fast(), threads, 3))
+    });
     let vocab = model.info().num_vocab;
     let mut out = stdout().lock();
     let sequences = args.sequences.iter().filter(|n| **n > 1).map(|n| (*n as usize, 1));
@@ -240,7 +240,7 @@ fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
                         format!(" {:3.0} % of peak", 100.0 * (bytes / most_bytes).max(work / most_work))
                     });
                     let percent = percent.unwrap_or_default();
-                    format!("{:8.1} GB/s {:8.1} GFLOP/s{percent}", bytes / 1e9, work / 1e9)
+                    format!("{:8.1} GB/s {:8.1} GOP/s{percent}", bytes / 1e9, work / 1e9)
                 }
             };
             writeln!(
@@ -308,7 +308,7 @@ fn print(json: bool, model: &Model, sizes: &Sizes, peaks: Option<(f64, f64)>, ro
         });
         if let Some((bandwidth, arithmetic)) = peaks {
             line["bandwidth_gb_s"] = json!(bandwidth / 1e9);
-            line["arithmetic_gflop_s"] = json!(arithmetic / 1e9);
+            line["arithmetic_gop_s"] = json!(arithmetic / 1e9);
         }
         writeln!(out, "{line}")?;
         return Ok(());
@@ -327,7 +327,7 @@ fn print(json: bool, model: &Model, sizes: &Sizes, peaks: Option<(f64, f64)>, ro
     writeln!(out, "{} · {}", model.file(), model::runs_on(model))?;
     if let Some((bandwidth, arithmetic)) = peaks {
         let (bandwidth, arithmetic) = (bandwidth / 1e9, arithmetic / 1e9);
-        write!(out, "memory {bandwidth:.1} GB/s · f32 arithmetic {arithmetic:.1} GFLOP/s · ")?;
+        write!(out, "memory {bandwidth:.1} GB/s · arithmetic {arithmetic:.1} GOP/s · ")?;
     }
     let memory = sizes.memory.map(|m| format!(" · {:.0} MB of memory at most", m as f64 / 1e6));
     writeln!(out, "{:.1} MB of weights per token{}", sizes.bytes as f64 / 1e6, memory.unwrap_or_default())?;
