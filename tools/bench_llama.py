@@ -169,8 +169,8 @@ def compare(python: str | None, path: str, threads: int, pairs: int, peaks: dict
         peer.close()
     head, weights = answer["head_weights"], answer["weights"]
     operations = 2 * (weights - head + head / PREFILL)
-    floors = {key: peaks[key] * 1e9 / operations for key in ("prefill", "fast")}
-    floors["decode"] = peaks["bandwidth_gb_s"] * 1e9 / answer["bytes_per_token"]
+    work = {"prefill": operations, "fast": operations, "decode": answer["bytes_per_token"]}
+    floors = {key: peaks[key] * 1e9 / each for key, each in work.items()}
     rows = {
         "prefill": f"prefill {PREFILL} tokens, tok/s",
         "fast": "the same, activations of 8 bits (--fast), tok/s",
@@ -204,11 +204,9 @@ def main() -> None:
     if not args.python:
         print("without llama.cpp: LLAMA_PYTHON does not say where it is")
     for threads in map(int, args.threads.split(",")):
-        peaks = ours(None, threads, "peaks", 5)
-        peaks |= {"prefill": peaks["arithmetic_gop_s"]}
-        peaks |= {"fast": ours(None, threads, "peaks", 5, fast=True)["arithmetic_gop_s"]}
-        bandwidth, prefill, fast = (peaks[key] for key in ("bandwidth_gb_s", "prefill", "fast"))
-        print(f"\n{threads} threads: memory {bandwidth:.1f} GB/s, {prefill:.0f} GOP/s, fast {fast:.0f} GOP/s\n")
+        plain, fast = (ours(None, threads, "peaks", 5, fast=fast) for fast in (False, True))
+        peaks = {"prefill": plain["arithmetic_gop_s"], "fast": fast["arithmetic_gop_s"], "decode": plain["bandwidth_gb_s"]}
+        print("\n{0} threads: memory {decode:.1f} GB/s, {prefill:.0f} GOP/s, fast {fast:.0f} GOP/s\n".format(threads, **peaks))
         print("| model | threads | | web-rwkv | llama.cpp | times faster | floor | reached |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for path in args.models:

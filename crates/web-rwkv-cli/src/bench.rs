@@ -182,10 +182,11 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let weights: usize = matrices.iter().map(|m| m.2).sum();
     let head = vocab * model.info().num_emb;
     let memory = peak::memory();
-    let peaks = model.cpu().filter(|_| wanted(What::Peaks)).map(|(level, threads)| {
+    let peaks = wanted(What::Peaks).then(|| {
         bar.message("memory bandwidth, arithmetic peak".into());
-        (peak::bandwidth(threads, repeats), peak::arithmetic(level, model.fast(), threads, repeats))
+        peaks_of(&model, repeats)
     });
+    let peaks = peaks.flatten();
     if let Some((bandwidth, arithmetic)) = peaks {
         let prefills = rows.iter_mut().filter(|row| row.what == What::Prefill);
         for (row, &length) in prefills.zip(&lengths) {
@@ -204,12 +205,16 @@ pub(crate) fn run(common: &model::Args, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Bytes and operations per second that the CPU can do, if the model runs there.
+fn peaks_of(model: &Model, repeats: usize) -> Option<(f64, f64)> {
+    let (level, threads) = model.cpu()?;
+    Some((peak::bandwidth(threads, repeats), peak::arithmetic(level, model.fast(), threads, repeats)))
+}
+
 /// Times of operations, for decoding and for each prefill length and number of sequences.
 fn ops(common: &model::Args, args: &Args) -> Result<ExitCode> {
     let model = common.open_profiled()?;
-    let peaks = model.cpu().map(|(level, threads)| {
-        (peak::bandwidth(threads, 3), peak::arithmetic(level, model.fast(), threads, 3))
-    });
+    let peaks = peaks_of(&model, 3);
     let vocab = model.info().num_vocab;
     let mut out = stdout().lock();
     let sequences = args.sequences.iter().filter(|n| **n > 1).map(|n| (*n as usize, 1));

@@ -127,21 +127,16 @@ impl Tokenizer {
 
     /// Tokens go in by `order`, and of two with the same bytes the later one stays.
     fn build(vocab: Vec<Vec<u8>>, order: &[usize]) -> Self {
-        let tokens =
-            order.iter().map(|&id| (vocab[id].as_slice(), id as u32)).filter(|(token, _)| !token.is_empty());
-        let mut sorted: Vec<_> = tokens.collect();
+        // Backwards, so that of the same bytes the last come first, and stay.
+        let tokens = order.iter().rev().map(|&id| (vocab[id].as_slice(), id as u32));
+        let mut sorted: Vec<_> = tokens.filter(|(token, _)| !token.is_empty()).collect();
         // The first eight bytes as a number decide most.
         sorted.sort_by_cached_key(|&(token, _)| {
             let mut first = [0; 8];
             first.iter_mut().zip(token).for_each(|(to, byte)| *to = *byte);
             (u64::from_be_bytes(first), token)
         });
-        sorted.dedup_by(|later, kept| {
-            later.0 == kept.0 && {
-                kept.1 = later.1;
-                true
-            }
-        });
+        sorted.dedup_by_key(|(token, _)| *token);
 
         let (mut nodes, mut labels) = (Vec::new(), vec![0]);
         let mut ranges = Vec::from_iter(std::iter::once(0..sorted.len())); // [nodes], the tokens at or below the node

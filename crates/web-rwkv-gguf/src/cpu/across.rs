@@ -272,7 +272,7 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let (w, lanes, columns, first) = (self.w, V::LANES, self.w.columns, self.columns.start);
+        let (w, lanes, columns, start) = (self.w, V::LANES, self.w.columns, self.columns.start);
         let (spans, groups, steps) = (columns / SPAN, columns / w.group, columns / I::PER);
         fn part<N>(x: &[N], register: usize, len: usize) -> *const N {
             x[register * len..][..len].as_ptr()
@@ -281,20 +281,20 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
         let bias: [*const i32; R] = from_fn(|i| part(&w.bias, self.register + i, lanes * spans));
         let scale: [*const f32; R] = from_fn(|i| part(&w.scale, self.register + i, lanes * spans));
         let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * groups));
-        let x = self.x.codes(self.t, T)[first / I::PER * T..].as_ptr();
-        let x_scale = self.x.scale(self.t, T)[first / SPAN * T..].as_ptr();
-        let x_sums = self.x.sums(self.t, T)[first / w.group * T..].as_ptr();
+        let x = self.x.codes(self.t, T)[start / I::PER * T..].as_ptr();
+        let x_scale = self.x.scale(self.t, T)[start / SPAN * T..].as_ptr();
+        let x_sums = self.x.sums(self.t, T)[start / w.group * T..].as_ptr();
         let last = self.columns.end == self.x.columns;
         assert!(self.columns.len() == columns && self.columns.end <= self.x.columns);
         assert!(w.span == SPAN && self.x.grain.span == SPAN && self.x.grain.group == w.group);
-        assert!(self.sums.len() == T * R * lanes && first.is_multiple_of(SHARED.max(SPAN)));
+        assert!(self.sums.len() == T * R * lanes && start.is_multiple_of(SHARED.max(SPAN)));
         let sums = self.sums.as_mut_ptr();
         // SAFETY: what was sliced above has K / PER codes and as many factors as spans and groups for each lane or token of the
         // tile.
         unsafe {
             // Offsets before all spans: among them they would keep products waiting.
             let mut acc = [[V::splat(0.0); R]; T];
-            if first > 0 {
+            if start > 0 {
                 for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
                     *acc = V::load(sums.add(i * lanes));
                 }

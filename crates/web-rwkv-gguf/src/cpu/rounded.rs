@@ -277,7 +277,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         most = V::max_abs(most, x);
                         magnitudes = V::fma(V::max_abs(V::splat(0.0), x), V::splat(1.0), magnitudes);
                     }
-                    let most = (V::largest(most) / largest).max(V::sum(magnitudes) / room);
+                    let step = (V::largest(most) / largest).max(V::sum(magnitudes) / room);
                     for (g, x) in x.chunks_exact(group).enumerate() {
                         let mut sum = V::splat(0.0);
                         for x in x.chunks_exact(V::LANES) {
@@ -288,8 +288,8 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         total += sum;
                     }
                     // What is not finite has no code, and must not vanish.
-                    let scale = most + 0.0 * total;
-                    let inverse = if most > 0.0 { 1.0 / most } else { 0.0 };
+                    let scale = step + 0.0 * total;
+                    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
                     for s in 0..x.len() / span {
                         self.scale[(first / span + s) * n + i] = scale;
                     }

@@ -288,7 +288,7 @@ impl Ops for Gpu {
     fn ahead(&self, sequences: usize) -> usize {
         let steps = AHEAD.iter().find(|(most, _)| sequences <= *most).map_or(0, |(_, steps)| *steps);
         let memory = self.memory.lock().expect("no holder panics");
-        let has_room = |pool: &Arc<Pool>| pool.has_room(sequences * (1 + steps));
+        let has_room = |pool: &Arc<Pool>| pool.make_room(sequences * (1 + steps));
         if self.profile.is_none() && memory.pool.as_ref().is_some_and(has_room) { steps } else { 0 }
     }
 

@@ -251,8 +251,8 @@ impl Pool {
         }
     }
 
-    /// Whether so many states have room on the device at a time.
-    pub(super) fn has_room(&self, states: usize) -> bool {
+    /// Makes room for so many states on the device at a time; false if they have none.
+    pub(super) fn make_room(&self, states: usize) -> bool {
         let slots = &mut *self.slots.lock().expect("no holder panics");
         while slots.count < states.min(slots.most) {
             self.grow(slots);
