@@ -14,7 +14,7 @@ use super::{
     level::{Kernel, Vector},
     lines::Lines,
     math::Fast,
-    rounded::{Integers, Rounded, SHARED},
+    rounded::{Grain, Integers, Rounded, SHARED, folds},
     scalar,
 };
 
@@ -92,8 +92,9 @@ pub(super) struct Packed {
     /// Columns that share an offset.
     group: usize,
     columns: usize,
+    folded: bool,
     codes: Lines<i32>,  // [R / LANES, K / PER, LANES]
-    bias: Lines<i32>,   // [R / LANES, K / span, LANES], −Σ BIAS · code
+    bias: Lines<i32>,   // [R / LANES, K / span, LANES], −Σ BIAS · code, or −Σ w w' of folded products
     scale: Lines<f32>,  // [R / LANES, K / span, LANES]
     offset: Lines<f32>, // [R / LANES, K / group, LANES]
     quads: Vec<i32>,    // [K / 4, LANES]
@@ -101,8 +102,9 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Makes room for rows; what they hold is left as it is.
-    pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, span: usize, group: usize) {
-        (self.columns, self.span, self.group) = (columns, span, group);
+    pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, grain: Grain) {
+        let Grain { span, group, folded, .. } = grain;
+        (self.columns, self.span, self.group, self.folded) = (columns, span, group, folded);
         self.codes.resize(rows * columns / I::PER);
         self.bias.resize(rows * columns / span);
         self.scale.resize(rows * columns / span);
@@ -132,14 +134,24 @@ impl Packed {
         let (lanes, spans, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
         let codes = &self.codes[register * lanes * steps..][..lanes * steps];
         let bias = &mut self.bias[register * lanes * spans..][..lanes * spans];
-        let per_span = self.span / I::PER;
-        for s in 0..if I::BIAS == 0 { 0 } else { spans } {
-            // SAFETY: a span has `span / PER` lanes for each row.
+        let block = SHARED / I::PER;
+        for s in 0..if I::BIAS == 0 && !self.folded { 0 } else { spans } {
+            let span = &codes[lanes * s * self.span / I::PER..][..lanes * self.span / I::PER];
+            // SAFETY: a span has `span / PER` lanes for each row, which are whole blocks where products are folded.
             unsafe {
-                let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
                 let mut sum = V::zero();
-                for k in s * per_span..(s + 1) * per_span {
-                    sum = I::dot::<V>(x, V::load_ints(codes.as_ptr().add(lanes * k)), sum);
+                if self.folded {
+                    for codes in span.chunks_exact(lanes * block) {
+                        for first in codes.chunks_exact(lanes).take(folds(block)) {
+                            let mate = first.as_ptr().wrapping_add(lanes * block / 2);
+                            sum = I::dot::<V>(V::load_ints(first.as_ptr()), V::load_ints(mate), sum);
+                        }
+                    }
+                } else {
+                    let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
+                    for codes in span.chunks_exact(lanes) {
+                        sum = I::dot::<V>(x, V::load_ints(codes.as_ptr()), sum);
+                    }
                 }
                 V::store_ints(bias.as_mut_ptr().add(s * lanes), V::negate_quads(sum));
             }
@@ -254,11 +266,12 @@ impl Target {
 }
 
 /// `R` registers of packed rows from number `register` times a tile of `T` tokens from `t`, lanes along the rows.
-pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usize, const OFFSETS: bool> {
+pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usize, const FOLDED: bool> {
     pub(super) w: &'a Packed,
     pub(super) x: &'a Rounded<I>,
     pub(super) register: usize,
     pub(super) t: usize,
+    pub(super) offsets: bool,
     /// Which columns of x those of w are.
     pub(super) columns: Range<usize>,
     /// Sums over the columns before, `[T, R, LANES]`, which those of these are added to.
@@ -266,8 +279,8 @@ pub(super) struct Across<'a, I, const T: usize, const R: usize, const SPAN: usiz
     pub(super) target: Target,
 }
 
-impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSETS: bool> Kernel
-    for Across<'_, I, T, R, SPAN, OFFSETS>
+impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDED: bool> Kernel
+    for Across<'_, I, T, R, SPAN, FOLDED>
 {
     type Output = ();
     #[inline(always)]
@@ -283,6 +296,8 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
         let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * groups));
         let x = self.x.codes(self.t, T)[start / I::PER * T..].as_ptr();
         let x_scale = self.x.scale(self.t, T)[start / SPAN * T..].as_ptr();
+        let x_cross =
+            if FOLDED { self.x.cross(self.t, T)[start / SPAN * T..].as_ptr() } else { std::ptr::null() };
         let x_sums = self.x.sums(self.t, T)[start / w.group * T..].as_ptr();
         let last = self.columns.end == self.x.columns;
         assert!(self.columns.len() == columns && self.columns.end <= self.x.columns);
@@ -299,7 +314,7 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
                     *acc = V::load(sums.add(i * lanes));
                 }
             }
-            for g in 0..if OFFSETS { groups } else { 0 } {
+            for g in 0..if self.offsets { groups } else { 0 } {
                 let mut offsets = [V::splat(0.0); R];
                 for r in 0..R {
                     offsets[r] = V::load(offset[r].add(g * lanes));
@@ -318,24 +333,61 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const OFFSE
                     self.target.fetch::<V>(self.t + fetched);
                     fetched += 1;
                 }
-                let first: [V::Int; R] = match I::BIAS {
-                    0 => [V::zero(); R],
-                    _ => from_fn(|r| V::load_ints(bias[r].add(s * lanes))),
-                };
+                let mut first = [V::zero(); R];
+                if FOLDED || I::BIAS != 0 {
+                    for r in 0..R {
+                        first[r] = V::load_ints(bias[r].add(s * lanes));
+                    }
+                }
                 let mut sums = [first; T];
+                if FOLDED {
+                    for (t, sums) in sums.iter_mut().enumerate() {
+                        let cross = V::splat_int(x_cross.add(s * T + t));
+                        for sum in sums {
+                            *sum = V::add(*sum, cross);
+                        }
+                    }
+                }
                 for column in (s * SPAN..(s + 1) * SPAN).step_by(SHARED) {
                     let (first, lanes_of) = (column / I::PER, SHARED / I::PER);
                     let x = x.add(column / SHARED * lanes_of * T + first % lanes_of);
-                    for k in 0..SPAN.min(SHARED) / I::PER {
-                        let mut w = [V::zero(); R];
-                        for r in 0..R {
-                            w[r] = V::load_ints(code[r].add(lanes * (first + k)));
-                        }
-                        for (t, sums) in sums.iter_mut().enumerate() {
-                            let x = V::splat_int(x.add(t * lanes_of + k));
+                    macro_rules! codes {
+                        ($k:expr) => {{
+                            let mut w = [V::zero(); R];
                             for r in 0..R {
-                                sums[r] = I::dot::<V>(x, w[r], sums[r]);
+                                w[r] = V::load_ints(code[r].add(lanes * (first + $k)));
                             }
+                            w
+                        }};
+                    }
+                    macro_rules! one {
+                        ($k:expr) => {
+                            let w = codes!($k);
+                            for (t, sums) in sums.iter_mut().enumerate() {
+                                let x = V::splat_int(x.add(t * lanes_of + $k));
+                                for r in 0..R {
+                                    sums[r] = I::dot::<V>(x, w[r], sums[r]);
+                                }
+                            }
+                        };
+                    }
+                    let steps = SPAN.min(SHARED) / I::PER;
+                    let folds = if FOLDED { folds(steps) } else { 0 };
+                    let alone = steps - 2 * folds;
+                    for k in 0..if folds > alone { folds } else { alone } {
+                        if k < folds {
+                            let (w, mates) = (codes!(k), codes!(k + steps / 2));
+                            for (t, sums) in sums.iter_mut().enumerate() {
+                                let x = x.add(t * lanes_of + k);
+                                let (x, mate) = (V::splat_int(x), V::splat_int(x.add(steps / 2)));
+                                for r in 0..R {
+                                    let (a, b) = (V::add_pairs(x, mates[r]), V::add_pairs(mate, w[r]));
+                                    sums[r] = I::dot::<V>(a, b, sums[r]);
+                                }
+                            }
+                        }
+                        if k < alone {
+                            one!(k + if k + folds < steps / 2 { folds } else { 2 * folds });
                         }
                     }
                 }

@@ -27,13 +27,19 @@ pub(crate) const SEQUENCES: [&[(usize, usize)]; 5] = [
 /// Fills what an operation must not touch.
 const SENTINEL: f32 = -77.25;
 
+/// Every level of this machine; with AVX-512 products of integers are folded, and are not.
 fn levels() -> impl Iterator<Item = Cpu> {
     let simd = Level::ALL.iter().filter(|level| **level != Level::Scalar);
-    simd.filter_map(|level| {
+    simd.flat_map(|level| {
         if !level.is_available() {
             println!("skipped {level}: this machine does not have it");
         }
-        level.is_available().then(|| Cpu::new(*level, 2))
+        let folds: &[bool] = match level {
+            _ if !level.is_available() => &[],
+            Level::Avx512 => &[true, false],
+            _ => &[false],
+        };
+        folds.iter().map(|folds| Cpu { folds: *folds, ..Cpu::new(*level, 2) })
     })
 }
 
@@ -84,7 +90,7 @@ fn beside(w: &Matrix) -> Option<Matrix> {
     })
 }
 
-/// Every level, and once more those that take rows side by side.
+/// All of these, and once more those that take rows side by side.
 fn ways(w: &Matrix) -> impl Iterator<Item = (Cpu, Cow<'_, Matrix>)> {
     let turned = beside(w).into_iter().flat_map(|w| {
         let levels = levels().filter(|cpu| cpu.level().beside());

@@ -77,6 +77,7 @@ impl Kernel for Pack<'_> {
         unsafe {
             turn::<V>(codes.as_ptr(), to);
             turn::<V>(scale.as_ptr().cast(), ints(to_scale));
+            packed.sum_up::<V, Pairs>(register);
         }
     }
 }

@@ -62,6 +62,18 @@ impl Level {
         dispatch(self, Traits).1
     }
 
+    /// Whether products of integers are best folded, two into one: where the CPU adds twice as many in a cycle as it multiplies, as
+    /// AMD's do.
+    pub(super) fn folds(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512 {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            return [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened()
+                == b"AuthenticAMD";
+        }
+        false
+    }
+
     /// See [`Vector::BESIDE`].
     pub(crate) fn beside(self) -> bool {
         self != Self::Scalar && dispatch(self, Traits).2
@@ -188,6 +200,17 @@ pub(super) trait Vector: Lanes {
     /// only the functions below take: in 16 bits two of two products each, or one in 32 bits.
     unsafe fn dot_quads(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
     unsafe fn negate_quads(x: Self::Int) -> Self::Int;
+    /// Sums of lanes, and of pairs, where products are folded.
+    unsafe fn add(_a: Self::Int, _b: Self::Int) -> Self::Int {
+        unreachable!("nothing is folded")
+    }
+    unsafe fn add_pairs(_a: Self::Int, _b: Self::Int) -> Self::Int {
+        unreachable!("nothing is folded")
+    }
+    /// The upper half of the lanes, and zeros behind it.
+    unsafe fn upper(_x: Self::Int) -> Self::Int {
+        unreachable!("nothing is folded")
+    }
     unsafe fn quads_to_float(x: Self::Int) -> Self;
     /// Asks for the line of the cache at x, which need not be there.
     unsafe fn prefetch(x: *const u8);
@@ -658,6 +681,9 @@ mod x86 {
             fn to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn dot_quads(a: __m512i, b: __m512i, c: __m512i) -> __m512i = dpbusd(a, b, c);
             fn negate_quads(x: __m512i) -> __m512i = _mm512_sub_epi32(_mm512_setzero_si512(), x);
+            fn add(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+            fn add_pairs(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(a, b);
+            fn upper(x: __m512i) -> __m512i = _mm512_zextsi256_si512(_mm512_extracti64x4_epi64(x, 1));
             fn quads_to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn prefetch(x: *const u8) = prefetch(x);
             fn prefetch_kept(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());

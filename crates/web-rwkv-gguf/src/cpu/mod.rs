@@ -45,6 +45,8 @@ pub(crate) struct Cpu {
     level: Level,
     /// Whether products of many tokens may round activations to 8 bits.
     fast: bool,
+    /// See [`Level::folds`].
+    folds: bool,
     pool: Pool,
     profile: Option<Profile>,
     watch: Option<Watch>,
@@ -186,7 +188,14 @@ impl<T> Shared<T> {
 impl Cpu {
     pub(crate) fn new(level: Level, threads: usize) -> Self {
         assert!(level.is_available());
-        Self { level, fast: false, pool: Pool::new(threads), profile: None, watch: None }
+        Self {
+            level,
+            fast: false,
+            folds: level.folds(),
+            pool: Pool::new(threads),
+            profile: None,
+            watch: None,
+        }
     }
 
     /// The same, with products of many tokens that may round activations to 8 bits.

@@ -60,7 +60,7 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
         .iter()
         .map(|p| {
             let way = Way::of(cpu, p);
-            let grain = grain(p.w, way);
+            let grain = grain(cpu, p.w, way);
             let same = |i: &Input<'_>| {
                 std::ptr::eq(i.x, p.x) && (i.way, i.columns, i.grain) == (way, p.w.columns, grain)
             };
@@ -139,20 +139,27 @@ impl Way {
 
 /// How finely activations are rounded for blocks. Where rows stand side by side, codes of many tokens' products are multiplied with the
 /// whole scales of their groups; sums then go over more columns.
-fn grain(w: &Matrix, way: Way) -> Option<Grain> {
+fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
+    let pairs = Grain { span: SHARED, group: SHARED, room: i32::MAX, largest: Pairs::LARGEST, folded: false };
     let Some(group) = w.format.group() else {
         let span = if w.columns.is_multiple_of(2 * SHARED) { 2 * SHARED } else { SHARED };
-        return (way == Way::Across).then_some(Grain { span, group: span, room: i32::MAX / floats::LARGEST });
+        let grain = Grain { span, group: span, room: i32::MAX / floats::LARGEST, ..pairs };
+        return (way == Way::Across).then_some(grain.folded(cpu.folds, floats::LARGEST));
     };
-    Some(if way == Way::Across && w.data.is_beside() {
-        let most = with_beside!(w.format, Q => (Q::WHOLE * Q::LARGEST) as i32,
-            _ => unreachable!("{:?} stands by rows", w.format));
-        let has_room = |span: &usize| i32::MAX / most / *span as i32 >= Pairs::LARGEST / 4;
-        let [.., last] = SPANS;
-        let span = SPANS.into_iter().find(has_room).unwrap_or(last);
-        Grain { span, group, room: i32::MAX / most }
-    } else {
-        Grain { span: group, group, room: i32::MAX }
+    let code = (w.format.largest_group().expect("it is in blocks") / group) as i32;
+    let own = Grain { span: group, group, ..pairs };
+    Some(match way {
+        Way::Across if w.data.is_beside() => {
+            let most = with_beside!(w.format, Q => (Q::WHOLE * Q::LARGEST) as i32,
+                _ => unreachable!("{:?} stands by rows", w.format));
+            let has_room = |span: &usize| i32::MAX / most / *span as i32 >= Pairs::LARGEST / 4;
+            let [.., last] = SPANS;
+            let span = SPANS.into_iter().find(has_room).unwrap_or(last);
+            Grain { span, room: i32::MAX / most, ..own }.folded(cpu.folds, most)
+        }
+        Way::Across => own.folded(cpu.folds, code),
+        Way::AcrossBytes => Grain { largest: Quads::LARGEST, ..own },
+        _ => own,
     })
 }
 
@@ -278,7 +285,7 @@ impl Panel<'_> {
         sums.resize(tokens * registers * V::LANES);
         for first in (0..w.columns).step_by(COLUMNS) {
             let columns = first..w.columns.min(first + COLUMNS);
-            packed.resize::<I>(registers * V::LANES, columns.len(), x.grain.span, x.grain.group);
+            packed.resize::<I>(registers * V::LANES, columns.len(), x.grain);
             for register in 0..registers {
                 let at = register * V::LANES;
                 // SAFETY: the caller's promise is handed on, here and below.
@@ -305,7 +312,7 @@ impl Panel<'_> {
             }
             let w = &*packed;
             macro_rules! across {
-                ($registers:literal, $span:expr, $offsets:literal) => {{
+                ($registers:literal, $span:expr, $folded:literal) => {{
                     tiles!([6, 4, 2] of TOKENS, 0..tokens, |t, N| {
                         for register in (0..registers).step_by(I::REGISTERS) {
                             let target = self.target::<V, I>(register * V::LANES);
@@ -314,11 +321,12 @@ impl Panel<'_> {
                             let columns = columns.clone();
                             // SAFETY: this task alone has these rows.
                             unsafe {
-                                V::call(Across::<I, N, $registers, $span, $offsets> {
+                                V::call(Across::<I, N, $registers, $span, $folded> {
                                     w,
                                     x,
                                     register,
                                     t,
+                                    offsets,
                                     columns,
                                     sums,
                                     target,
@@ -328,17 +336,16 @@ impl Panel<'_> {
                     });
                 }};
             }
-            match (I::PER, x.grain.span, offsets) {
+            match (I::PER, x.grain.span, V::PAIRS && x.grain.folded) {
                 (2, 256, true) => across!(3, 256, true),
+                (2, 256, false) => across!(3, 256, false),
+                (2, 64, true) => across!(3, 64, true),
                 (2, 64, false) => across!(3, 64, false),
-                (2, 16, true) => across!(3, 16, true),
-                (2, 16, false) => across!(3, 16, false),
+                (2, 16, _) => across!(3, 16, false),
                 (2, _, true) => across!(3, 32, true),
                 (2, _, false) => across!(3, 32, false),
-                (_, 16, true) => across!(2, 16, true),
-                (_, 16, false) => across!(2, 16, false),
-                (_, _, true) => across!(2, 32, true),
-                (_, _, false) => across!(2, 32, false),
+                (_, 16, _) => across!(2, 16, false),
+                (_, _, _) => across!(2, 32, false),
             }
         }
     }

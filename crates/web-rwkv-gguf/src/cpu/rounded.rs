@@ -1,6 +1,6 @@
 //! Activations as integers, with a scale for each 32 of them.
 
-use std::marker::PhantomData;
+use std::{array::from_fn, marker::PhantomData};
 
 use super::{
     Acts, Cpu, Shared,
@@ -139,6 +139,29 @@ pub(super) struct Grain {
     pub(super) group: usize,
     /// What magnitudes of integers that share a scale may add up to.
     pub(super) room: i32,
+    /// The largest integer.
+    pub(super) largest: i32,
+    /// Whether two products are folded into one.
+    pub(super) folded: bool,
+}
+
+impl Grain {
+    /// With folded products, if so, of codes up to `code`: a sum of both has to fit.
+    pub(super) fn folded(self, folded: bool, code: i32) -> Self {
+        if folded && self.span >= SHARED {
+            Self { largest: self.largest - code, folded, ..self }
+        } else {
+            self
+        }
+    }
+}
+
+/// Of `steps` lanes, how many are multiplied together with those half as many behind,
+/// `x w + x' w' = (x + w') (x' + w) − x x' − w w'`: about two of three, so that a CPU that does four operations in a cycle, of
+/// which two are products, is kept busy.
+#[inline(always)]
+pub(super) const fn folds(steps: usize) -> usize {
+    (steps + 1) / 3
 }
 
 /// Activations of T tokens as integers, `x = code · scale`, in tiles of n tokens.
@@ -148,7 +171,8 @@ pub(super) struct Rounded<I> {
     codes: Lines<i32>, // tiles of [K / 32, n, 32 / PER]
     scale: Lines<f32>, // tiles of [K / span, n]
     sums: Lines<f32>,  // tiles of [K / group, n], Σ x
-    lost: Lines<f32>,  // the same, Σ (x − code · scale), not of tiles
+    cross: Lines<i32>, // tiles of [K / span, n], what sums of folded products begin with
+    lost: Lines<f32>,  // as `sums`, Σ (x − code · scale), not of tiles
     integers: PhantomData<I>,
 }
 
@@ -159,12 +183,14 @@ impl<I: Integers> Rounded<I> {
         let (lanes, spans, groups) = (columns / I::PER, columns / grain.span, columns / grain.group);
         // Of tiles nobody asks what was lost.
         let (most, losses) = if let Order::Tiles(most) = order { (most, 0) } else { (1, groups) };
+        let crosses = if grain.folded { spans } else { 0 };
         let mut y = Self {
             columns,
             grain,
             codes: Lines::new(tokens * lanes),
             scale: Lines::new(tokens * spans),
             sums: Lines::new(tokens * groups),
+            cross: Lines::new(tokens * crosses),
             lost: Lines::new(tokens * losses),
             integers: PhantomData,
         };
@@ -175,16 +201,17 @@ impl<I: Integers> Rounded<I> {
         }
         let (codes, scale) = (Shared::new(&mut y.codes, lanes), Shared::new(&mut y.scale, spans));
         let (sums, lost) = (Shared::new(&mut y.sums, groups), Shared::new(&mut y.lost, losses));
+        let cross = Shared::new(&mut y.cross, crosses);
         cpu.each(tiles.len(), 4 * columns * most, |i| {
             let (t, n) = tiles[i];
             // SAFETY: each task has a tile of its own.
             unsafe {
                 let (codes, scale) = (codes.part(t, 0, n * lanes), scale.part(t, 0, n * spans));
                 let (sums, lost) = (sums.part(t, 0, n * groups), lost.part(t, 0, n * losses));
-                let integers = PhantomData::<I>;
+                let (cross, integers) = (cross.part(t, 0, n * crosses), PhantomData::<I>);
                 dispatch(
                     cpu.level(),
-                    Quantize { x, t, n, columns, order, grain, codes, scale, sums, lost, integers },
+                    Quantize { x, t, n, columns, order, grain, codes, scale, sums, cross, lost, integers },
                 );
             }
         });
@@ -201,6 +228,12 @@ impl<I: Integers> Rounded<I> {
     pub(super) fn scale(&self, t: usize, n: usize) -> &[f32] {
         let spans = self.columns / self.grain.span;
         &self.scale[t * spans..][..n * spans]
+    }
+
+    /// What its sums of folded products begin with, `[K / span, n]`.
+    pub(super) fn cross(&self, t: usize, n: usize) -> &[i32] {
+        let spans = if self.grain.folded { self.columns / self.grain.span } else { 0 };
+        &self.cross[t * spans..][..n * spans]
     }
 
     /// Its sums, `[K / group, n]`.
@@ -253,6 +286,7 @@ struct Quantize<'a, I> {
     codes: &'a mut [i32],
     scale: &'a mut [f32],
     sums: &'a mut [f32],
+    cross: &'a mut [i32],
     lost: &'a mut [f32],
     integers: PhantomData<I>,
 }
@@ -261,10 +295,12 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { n, columns, grain: Grain { span, group, room }, .. } = self;
+        let Self { n, columns, grain: Grain { span, group, room, largest, folded }, .. } = self;
         let shared = span.max(SHARED);
         // Each may be rounded up by a half.
-        let (largest, room) = (I::LARGEST as f32, (room - shared as i32) as f32);
+        let (largest, room) = (largest as f32, (room - shared as i32) as f32);
+        // Of 16 pairs those that are folded with the pairs half as many behind.
+        let mask: [i32; SHARED / 2] = from_fn(|k| if k < folds(SHARED / 2) { 0x1_0001 } else { 0 });
         for i in 0..n {
             let x = &self.x.row(self.t + i)[..columns];
             for (first, x) in x.chunks(shared).enumerate() {
@@ -304,6 +340,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                             self.lost[(first / group + g) * n + i] = V::sum(lost);
                         }
                     }
+                    let mut cross = V::zero();
                     for (c, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
                         let mut codes = [0; SHARED];
                         for at in (0..SHARED).step_by(V::LANES) {
@@ -317,7 +354,19 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         }
                         let lanes = SHARED / I::PER;
                         let to = ((first / SHARED + c) * n + i) * lanes;
-                        I::lanes(&codes, &mut self.codes[to..][..lanes]);
+                        let to = &mut self.codes[to..][..lanes];
+                        I::lanes(&codes, to);
+                        if folded {
+                            let x = V::load_ints(codes.as_ptr().cast());
+                            let firsts = V::mul_pairs(x, V::load_ints(mask.as_ptr()));
+                            cross = V::dot(firsts, V::upper(x), cross);
+                        }
+                    }
+                    if folded {
+                        let mut lanes = [0_i32; 16];
+                        V::store_ints(lanes.as_mut_ptr(), cross);
+                        self.cross[first / span * n + i] =
+                            lanes.iter().fold(0, |sum, x| sum.wrapping_sub(*x));
                     }
                 }
             }
