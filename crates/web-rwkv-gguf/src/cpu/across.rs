@@ -132,23 +132,29 @@ impl Packed {
     #[inline(always)]
     pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
         let (lanes, spans, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
-        let codes = &self.codes[register * lanes * steps..][..lanes * steps];
+        let codes = &mut self.codes[register * lanes * steps..][..lanes * steps];
         let bias = &mut self.bias[register * lanes * spans..][..lanes * spans];
         let block = SHARED / I::PER;
         for s in 0..if I::BIAS == 0 && !self.folded { 0 } else { spans } {
-            let span = &codes[lanes * s * self.span / I::PER..][..lanes * self.span / I::PER];
+            let span = &mut codes[lanes * s * self.span / I::PER..][..lanes * self.span / I::PER];
             // SAFETY: a span has `span / PER` lanes for each row, which are whole blocks where products are folded.
             unsafe {
-                let mut sum = V::zero();
+                let (x, mut sum) = (V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4])), V::zero());
                 if self.folded {
-                    for codes in span.chunks_exact(lanes * block) {
-                        for first in codes.chunks_exact(lanes).take(folds(block)) {
-                            let mate = first.as_ptr().wrapping_add(lanes * block / 2);
-                            sum = I::dot::<V>(V::load_ints(first.as_ptr()), V::load_ints(mate), sum);
+                    for codes in span.chunks_exact_mut(lanes * block) {
+                        let codes = codes.as_mut_ptr();
+                        for k in 0..block / 2 {
+                            let (first, mate) = (codes.add(lanes * k), codes.add(lanes * (k + block / 2)));
+                            let (w, w_mate) = (V::load_ints(first), V::load_ints(mate));
+                            if k < folds(block) {
+                                V::store_ints(first, I::add::<V>(w, x));
+                                sum = I::dot::<V>(I::add::<V>(x, w_mate), w, sum);
+                            } else if I::BIAS != 0 {
+                                sum = I::dot::<V>(x, w, I::dot::<V>(x, w_mate, sum));
+                            }
                         }
                     }
                 } else {
-                    let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
                     for codes in span.chunks_exact(lanes) {
                         sum = I::dot::<V>(x, V::load_ints(codes.as_ptr()), sum);
                     }
@@ -381,7 +387,7 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDE
                                 let x = x.add(t * lanes_of + k);
                                 let (x, mate) = (V::splat_int(x), V::splat_int(x.add(steps / 2)));
                                 for r in 0..R {
-                                    let (a, b) = (V::add_pairs(x, mates[r]), V::add_pairs(mate, w[r]));
+                                    let (a, b) = (I::add::<V>(x, mates[r]), I::add::<V>(mate, w[r]));
                                     sums[r] = I::dot::<V>(a, b, sums[r]);
                                 }
                             }

@@ -200,11 +200,14 @@ pub(super) trait Vector: Lanes {
     /// only the functions below take: in 16 bits two of two products each, or one in 32 bits.
     unsafe fn dot_quads(a: Self::Int, b: Self::Int, c: Self::Int) -> Self::Int;
     unsafe fn negate_quads(x: Self::Int) -> Self::Int;
-    /// Sums of lanes, and of pairs, where products are folded.
+    /// Sums of lanes, of pairs and of quads, where products are folded.
     unsafe fn add(_a: Self::Int, _b: Self::Int) -> Self::Int {
         unreachable!("nothing is folded")
     }
     unsafe fn add_pairs(_a: Self::Int, _b: Self::Int) -> Self::Int {
+        unreachable!("nothing is folded")
+    }
+    unsafe fn add_quads(_a: Self::Int, _b: Self::Int) -> Self::Int {
         unreachable!("nothing is folded")
     }
     /// The upper half of the lanes, and zeros behind it.
@@ -683,6 +686,7 @@ mod x86 {
             fn negate_quads(x: __m512i) -> __m512i = _mm512_sub_epi32(_mm512_setzero_si512(), x);
             fn add(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
             fn add_pairs(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(a, b);
+            fn add_quads(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi8(a, b);
             fn upper(x: __m512i) -> __m512i = _mm512_zextsi256_si512(_mm512_extracti64x4_epi64(x, 1));
             fn quads_to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn prefetch(x: *const u8) = prefetch(x);

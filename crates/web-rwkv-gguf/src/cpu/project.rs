@@ -43,15 +43,15 @@ const MANY_FLOATS: usize = 20;
 const ZEROS: usize = 4;
 const ZEROS_OF_INTEGERS: usize = 7;
 
-/// Tokens of a tile of integers.
-const TOKENS: usize = 6;
-
 /// Columns that integers of a panel are made of at a time, so that they stay in the second-level cache.
 const COLUMNS: usize = 2048;
 
 /// Of how many columns integers are summed up whose scales are multiplied with them: the first that have room for activations
 /// which are a quarter of the largest on average, or the last.
 const SPANS: [usize; 2] = [256, 64];
+
+/// The largest code whose sum with activations of 8 bits leaves these precise enough.
+const SMALL_CODE: i32 = 16;
 
 /// Runs products; panels of all of them are shared out among the threads.
 pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
@@ -158,7 +158,9 @@ fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
             Grain { span, room: i32::MAX / most, ..own }.folded(cpu.folds, most)
         }
         Way::Across => own.folded(cpu.folds, code),
-        Way::AcrossBytes => Grain { largest: Quads::LARGEST, ..own },
+        Way::AcrossBytes => {
+            Grain { largest: Quads::LARGEST, ..own }.folded(cpu.folds && code <= SMALL_CODE, code)
+        }
         _ => own,
     })
 }
@@ -194,10 +196,10 @@ impl<'a> Input<'a> {
             _ => match (zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)), way, grain) {
                 (Some(masks), _, _) => Made::Masks(masks),
                 (_, Way::Across, Some(grain)) => {
-                    Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS), grain))
+                    Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(Pairs::TOKENS), grain))
                 }
                 (_, Way::AcrossBytes, Some(grain)) => {
-                    Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(TOKENS), grain))
+                    Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(Quads::TOKENS), grain))
                 }
                 _ => Made::Nothing,
             },
@@ -313,7 +315,7 @@ impl Panel<'_> {
             let w = &*packed;
             macro_rules! across {
                 ($registers:literal, $span:expr, $folded:literal) => {{
-                    tiles!([6, 4, 2] of TOKENS, 0..tokens, |t, N| {
+                    tiles!([6, 4, 2] of I::TOKENS, 0..tokens, |t, N| {
                         for register in (0..registers).step_by(I::REGISTERS) {
                             let target = self.target::<V, I>(register * V::LANES);
                             let sums = &mut sums[(t * registers + N * register) * V::LANES..]
@@ -345,7 +347,8 @@ impl Panel<'_> {
                 (2, _, true) => across!(3, 32, true),
                 (2, _, false) => across!(3, 32, false),
                 (_, 16, _) => across!(2, 16, false),
-                (_, _, _) => across!(2, 32, false),
+                (_, _, true) => across!(2, 32, true),
+                (_, _, false) => across!(2, 32, false),
             }
         }
     }

@@ -48,6 +48,8 @@ pub(super) trait Integers: Sync {
     const LARGEST: i32;
     /// Registers of rows of a tile.
     const REGISTERS: usize;
+    /// Its tokens.
+    const TOKENS: usize;
     /// What is added to them, since unsigned bytes are multiplied with signed ones only.
     const BIAS: i32;
     /// Writes the lanes of 32 numbers.
@@ -58,6 +60,7 @@ pub(super) trait Integers: Sync {
     /// As [`Vector`], here and below.
     unsafe fn dot<V: Vector>(x: V::Int, w: V::Int, sum: V::Int) -> V::Int;
     unsafe fn to_float<V: Vector>(sum: V::Int) -> V;
+    unsafe fn add<V: Vector>(x: V::Int, w: V::Int) -> V::Int;
 }
 
 /// Two integers of 16 bits in a lane.
@@ -70,6 +73,7 @@ impl Integers for Pairs {
     const PER: usize = 2;
     const LARGEST: i32 = 32767;
     const REGISTERS: usize = 3;
+    const TOKENS: usize = 6;
     const BIAS: i32 = 0;
 
     #[inline(always)]
@@ -90,12 +94,19 @@ impl Integers for Pairs {
         // SAFETY: as above.
         unsafe { V::to_float(sum) }
     }
+
+    #[inline(always)]
+    unsafe fn add<V: Vector>(x: V::Int, w: V::Int) -> V::Int {
+        // SAFETY: as above.
+        unsafe { V::add_pairs(x, w) }
+    }
 }
 
 impl Integers for Quads {
     const PER: usize = 4;
     const LARGEST: i32 = 127;
     const REGISTERS: usize = 2;
+    const TOKENS: usize = 6;
     const BIAS: i32 = 128;
 
     #[inline(always)]
@@ -116,6 +127,12 @@ impl Integers for Quads {
     unsafe fn to_float<V: Vector>(sum: V::Int) -> V {
         // SAFETY: as above.
         unsafe { V::quads_to_float(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<V: Vector>(x: V::Int, w: V::Int) -> V::Int {
+        // SAFETY: as above.
+        unsafe { V::add_quads(x, w) }
     }
 }
 
@@ -299,8 +316,9 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
         let shared = span.max(SHARED);
         // Each may be rounded up by a half.
         let (largest, room) = (largest as f32, (room - shared as i32) as f32);
-        // Of 16 pairs those that are folded with the pairs half as many behind.
-        let mask: [i32; SHARED / 2] = from_fn(|k| if k < folds(SHARED / 2) { 0x1_0001 } else { 0 });
+        // Of 16 pairs of codes those that are folded with the pairs half as many behind.
+        let mask: [i32; SHARED / 2] =
+            from_fn(|i| if 2 * i < I::PER * folds(SHARED / I::PER) { 0x1_0001 } else { 0 });
         for i in 0..n {
             let x = &self.x.row(self.t + i)[..columns];
             for (first, x) in x.chunks(shared).enumerate() {
@@ -358,7 +376,8 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         I::lanes(&codes, to);
                         if folded {
                             let x = V::load_ints(codes.as_ptr().cast());
-                            let firsts = V::mul_pairs(x, V::load_ints(mask.as_ptr()));
+                            let biased = V::add_pairs(x, V::splat_int(&(0x1_0001 * I::BIAS)));
+                            let firsts = V::mul_pairs(biased, V::load_ints(mask.as_ptr()));
                             cross = V::dot(firsts, V::upper(x), cross);
                         }
                     }
