@@ -159,7 +159,7 @@ impl Packed {
                         sum = I::dot::<V>(x, V::load_ints(codes.as_ptr()), sum);
                     }
                 }
-                V::store_ints(bias.as_mut_ptr().add(s * lanes), V::negate_quads(sum));
+                V::store_ints(bias.as_mut_ptr().add(s * lanes), I::negate::<V>(sum));
             }
         }
     }

@@ -37,6 +37,7 @@ fn levels() -> impl Iterator<Item = Cpu> {
         let folds: &[bool] = match level {
             _ if !level.is_available() => &[],
             Level::Avx512 => &[true, false],
+            Level::Avx2 => &[true],
             _ => &[false],
         };
         folds.iter().map(|folds| Cpu { folds: *folds, ..Cpu::new(*level, 2) })
@@ -197,7 +198,7 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
         limit(32, if format.group().is_some() { [f64::INFINITY, 32767.0] } else { [f64::INFINITY; 2] });
     // Where rows stand side by side, scales of activations are of more columns; floats of 16 bits become integers.
     let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0]) };
-    let floats_limit = if tokens < 20 { exact } else { limit(64, [f64::from(floats::LARGEST), 16383.0]) };
+    let floats_limit = if tokens < 20 { exact } else { limit(32, [f64::from(floats::LARGEST), 16383.0]) };
     for (cpu, w) in ways(w) {
         let limit = match (cpu.level().pairs(), w.data.is_beside(), format) {
             (true, true, _) => beside_limit,

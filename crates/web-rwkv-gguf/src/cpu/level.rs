@@ -62,16 +62,24 @@ impl Level {
         dispatch(self, Traits).1
     }
 
-    /// Whether products of integers are best folded, two into one: where the CPU adds twice as many in a cycle as it multiplies, as
-    /// AMD's do.
+    /// Whether products of integers are best folded, two into one: where the CPU adds more of them in a cycle than it multiplies,
+    /// as with AVX2, and with AVX-512 those of AMD.
     pub(super) fn folds(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if self == Self::Avx512 {
-            let vendor = std::arch::x86_64::__cpuid(0);
-            return [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened()
-                == b"AuthenticAMD";
+        match self {
+            Self::Avx2 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                let vendor = std::arch::x86_64::__cpuid(0);
+                let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+                name.as_flattened() == b"AuthenticAMD"
+            }
+            _ => false,
         }
-        false
+    }
+
+    /// The numbers of a register.
+    pub(super) fn lanes(self) -> usize {
+        dispatch(self, Traits).3
     }
 
     /// See [`Vector::BESIDE`].
@@ -88,10 +96,10 @@ impl Level {
 struct Traits;
 
 impl Kernel for Traits {
-    type Output = (bool, usize, bool);
+    type Output = (bool, usize, bool, usize);
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
-        (V::PAIRS, V::BYTES, V::BESIDE)
+        (V::PAIRS, V::BYTES, V::BESIDE, V::LANES)
     }
 }
 
@@ -210,8 +218,11 @@ pub(super) trait Vector: Lanes {
     unsafe fn add_quads(_a: Self::Int, _b: Self::Int) -> Self::Int {
         unreachable!("nothing is folded")
     }
-    /// The upper half of the lanes, and zeros behind it.
-    unsafe fn upper(_x: Self::Int) -> Self::Int {
+    /// Sixteen numbers of 16 bits, and zeros in what lanes are left.
+    unsafe fn load_sixteen(_x: *const i16) -> Self::Int {
+        unreachable!("nothing is folded")
+    }
+    unsafe fn negate(_x: Self::Int) -> Self::Int {
         unreachable!("nothing is folded")
     }
     unsafe fn quads_to_float(x: Self::Int) -> Self;
@@ -309,7 +320,7 @@ mod x86 {
         type Bytes = __m256i;
         type Eight = Self;
         const TOKENS: usize = 6;
-        const PAIRS: bool = false;
+        const PAIRS: bool = true;
         // Sums may overflow on their way, but not in the end: half a group of codes times 127.
         const BYTES: usize = 2 * 256;
         const BESIDE: bool = true;
@@ -380,6 +391,17 @@ mod x86 {
                 let pairs = |bytes| _mm256_srai_epi16(_mm256_shuffle_epi8(x, bytes), 8);
                 [pairs(first), pairs(last)]
             };
+            fn double_quads(x: __m256i) -> [__m256i; 4] = {
+                // Each byte to the top of both 16-bit halves.
+                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 0, -1, 4, -1, 4, -1, 8, -1, 8, -1, 12, -1, 12));
+                let next = |n: i16| _mm256_srai_epi16(_mm256_shuffle_epi8(x, _mm256_add_epi8(first, _mm256_set1_epi16(n << 8))), 8);
+                [next(0), next(1), next(2), next(3)]
+            };
+            fn mul_pairs(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16(a, b);
+            fn add(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+            fn add_pairs(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16(a, b);
+            fn load_sixteen(x: *const i16) -> __m256i = _mm256_loadu_si256(x.cast());
+            fn negate(x: __m256i) -> __m256i = _mm256_sub_epi32(_mm256_setzero_si256(), x);
             fn dot(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
             fn to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
             fn dot_quads(a: __m256i, b: __m256i, c: __m256i) -> __m256i = _mm256_add_epi16(c, _mm256_maddubs_epi16(a, b));
@@ -687,7 +709,8 @@ mod x86 {
             fn add(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
             fn add_pairs(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(a, b);
             fn add_quads(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi8(a, b);
-            fn upper(x: __m512i) -> __m512i = _mm512_zextsi256_si512(_mm512_extracti64x4_epi64(x, 1));
+            fn load_sixteen(x: *const i16) -> __m512i = _mm512_zextsi256_si512(_mm256_loadu_si256(x.cast()));
+            fn negate(x: __m512i) -> __m512i = _mm512_sub_epi32(_mm512_setzero_si512(), x);
             fn quads_to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
             fn prefetch(x: *const u8) = prefetch(x);
             fn prefetch_kept(x: *const u8) = _mm_prefetch::<_MM_HINT_T0>(x.cast());

@@ -142,8 +142,7 @@ impl Way {
 fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
     let pairs = Grain { span: SHARED, group: SHARED, room: i32::MAX, largest: Pairs::LARGEST, folded: false };
     let Some(group) = w.format.group() else {
-        let span = if w.columns.is_multiple_of(2 * SHARED) { 2 * SHARED } else { SHARED };
-        let grain = Grain { span, group: span, room: i32::MAX / floats::LARGEST, ..pairs };
+        let grain = Grain { room: i32::MAX / floats::LARGEST, ..pairs };
         return (way == Way::Across).then_some(grain.folded(cpu.folds, floats::LARGEST));
     };
     let code = (w.format.largest_group().expect("it is in blocks") / group) as i32;
@@ -158,9 +157,8 @@ fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
             Grain { span, room: i32::MAX / most, ..own }.folded(cpu.folds, most)
         }
         Way::Across => own.folded(cpu.folds, code),
-        Way::AcrossBytes => {
-            Grain { largest: Quads::LARGEST, ..own }.folded(cpu.folds && code <= SMALL_CODE, code)
-        }
+        Way::AcrossBytes => Grain { largest: Quads::LARGEST, ..own }
+            .folded(cpu.folds && code <= SMALL_CODE && cpu.level.bytes() == usize::MAX, code),
         _ => own,
     })
 }
@@ -195,12 +193,20 @@ impl<'a> Input<'a> {
             (Way::Beside, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside, grain)),
             _ => match (zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)), way, grain) {
                 (Some(masks), _, _) => Made::Masks(masks),
-                (_, Way::Across, Some(grain)) => {
-                    Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles(Pairs::TOKENS), grain))
-                }
-                (_, Way::AcrossBytes, Some(grain)) => {
-                    Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles(Quads::TOKENS), grain))
-                }
+                (_, Way::Across, Some(grain)) => Made::Pairs(Rounded::new(
+                    cpu,
+                    x,
+                    columns,
+                    Order::Tiles(Pairs::tile(cpu.level.lanes()).1),
+                    grain,
+                )),
+                (_, Way::AcrossBytes, Some(grain)) => Made::Quads(Rounded::new(
+                    cpu,
+                    x,
+                    columns,
+                    Order::Tiles(Quads::tile(cpu.level.lanes()).1),
+                    grain,
+                )),
                 _ => Made::Nothing,
             },
         };
@@ -282,7 +288,8 @@ impl Panel<'_> {
     unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
         let (w, tokens) = (self.job.w, self.job.x.x.tokens());
         let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => false);
-        let registers = I::REGISTERS * self.rows.div_ceil(I::REGISTERS * V::LANES);
+        let (together, most) = I::tile(V::LANES);
+        let registers = together * self.rows.div_ceil(together * V::LANES);
         let (Scratch { codes, floats, packed, sums, .. }, integers) = (scratch, PhantomData::<I>);
         sums.resize(tokens * registers * V::LANES);
         for first in (0..w.columns).step_by(COLUMNS) {
@@ -315,9 +322,9 @@ impl Panel<'_> {
             let w = &*packed;
             macro_rules! across {
                 ($registers:literal, $span:expr, $folded:literal) => {{
-                    tiles!([6, 4, 2] of I::TOKENS, 0..tokens, |t, N| {
-                        for register in (0..registers).step_by(I::REGISTERS) {
-                            let target = self.target::<V, I>(register * V::LANES);
+                    tiles!([6, 4, 2] of most, 0..tokens, |t, N| {
+                        for register in (0..registers).step_by($registers) {
+                            let target = self.target(register * V::LANES, $registers * V::LANES);
                             let sums = &mut sums[(t * registers + N * register) * V::LANES..]
                                 [..N * $registers * V::LANES];
                             let columns = columns.clone();
@@ -338,24 +345,26 @@ impl Panel<'_> {
                     });
                 }};
             }
-            match (I::PER, x.grain.span, V::PAIRS && x.grain.folded) {
-                (2, 256, true) => across!(3, 256, true),
-                (2, 256, false) => across!(3, 256, false),
-                (2, 64, true) => across!(3, 64, true),
-                (2, 64, false) => across!(3, 64, false),
-                (2, 16, _) => across!(3, 16, false),
-                (2, _, true) => across!(3, 32, true),
-                (2, _, false) => across!(3, 32, false),
-                (_, 16, _) => across!(2, 16, false),
-                (_, _, true) => across!(2, 32, true),
-                (_, _, false) => across!(2, 32, false),
+            match (together, I::PER, x.grain.span, V::PAIRS && x.grain.folded) {
+                (3, 2, 256, true) => across!(3, 256, true),
+                (3, 2, 256, false) => across!(3, 256, false),
+                (3, 2, 64, true) => across!(3, 64, true),
+                (3, 2, 64, false) => across!(3, 64, false),
+                (3, 2, 16, _) => across!(3, 16, false),
+                (3, 2, _, true) => across!(3, 32, true),
+                (3, 2, _, false) => across!(3, 32, false),
+                (_, 2, 256, _) => across!(2, 256, true),
+                (_, 2, 64, _) => across!(2, 64, true),
+                (_, _, 16, _) => across!(2, 16, false),
+                (_, _, _, true) => across!(2, 32, true),
+                (_, _, _, false) => across!(2, 32, false),
             }
         }
     }
 
     /// The registers of a tile of rows from `first` of this panel on.
-    fn target<V: Vector, I: Integers>(&self, first: usize) -> Target {
-        let rows = (I::REGISTERS * V::LANES).min(self.rows - first);
+    fn target(&self, first: usize, rows: usize) -> Target {
+        let rows = rows.min(self.rows - first);
         Target { y: self.job.y, at: self.at + first, rows, act: self.job.act }
     }
 

@@ -46,12 +46,10 @@ pub(super) trait Integers: Sync {
     const PER: usize;
     /// The largest.
     const LARGEST: i32;
-    /// Registers of rows of a tile.
-    const REGISTERS: usize;
-    /// Its tokens.
-    const TOKENS: usize;
     /// What is added to them, since unsigned bytes are multiplied with signed ones only.
     const BIAS: i32;
+    /// Registers of rows of a tile, and its tokens, of registers with so many lanes.
+    fn tile(lanes: usize) -> (usize, usize);
     /// Writes the lanes of 32 numbers.
     fn lanes(codes: &[i16; SHARED], to: &mut [i32]);
     /// In each lane the sum of products of x and w, added to `sum`.
@@ -61,6 +59,7 @@ pub(super) trait Integers: Sync {
     unsafe fn dot<V: Vector>(x: V::Int, w: V::Int, sum: V::Int) -> V::Int;
     unsafe fn to_float<V: Vector>(sum: V::Int) -> V;
     unsafe fn add<V: Vector>(x: V::Int, w: V::Int) -> V::Int;
+    unsafe fn negate<V: Vector>(sum: V::Int) -> V::Int;
 }
 
 /// Two integers of 16 bits in a lane.
@@ -72,9 +71,13 @@ pub(super) struct Quads;
 impl Integers for Pairs {
     const PER: usize = 2;
     const LARGEST: i32 = 32767;
-    const REGISTERS: usize = 3;
-    const TOKENS: usize = 6;
     const BIAS: i32 = 0;
+
+    #[inline(always)]
+    fn tile(lanes: usize) -> (usize, usize) {
+        // There are twice as many registers as lanes.
+        if lanes == 16 { (3, 6) } else { (2, 4) }
+    }
 
     #[inline(always)]
     fn lanes(codes: &[i16; SHARED], to: &mut [i32]) {
@@ -100,14 +103,23 @@ impl Integers for Pairs {
         // SAFETY: as above.
         unsafe { V::add_pairs(x, w) }
     }
+
+    #[inline(always)]
+    unsafe fn negate<V: Vector>(sum: V::Int) -> V::Int {
+        // SAFETY: as above.
+        unsafe { V::negate(sum) }
+    }
 }
 
 impl Integers for Quads {
     const PER: usize = 4;
     const LARGEST: i32 = 127;
-    const REGISTERS: usize = 2;
-    const TOKENS: usize = 6;
     const BIAS: i32 = 128;
+
+    #[inline(always)]
+    fn tile(_lanes: usize) -> (usize, usize) {
+        (2, 6)
+    }
 
     #[inline(always)]
     fn lanes(codes: &[i16; SHARED], to: &mut [i32]) {
@@ -133,6 +145,12 @@ impl Integers for Quads {
     unsafe fn add<V: Vector>(x: V::Int, w: V::Int) -> V::Int {
         // SAFETY: as above.
         unsafe { V::add_quads(x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn negate<V: Vector>(sum: V::Int) -> V::Int {
+        // SAFETY: as above.
+        unsafe { V::negate_quads(sum) }
     }
 }
 
@@ -358,7 +376,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                             self.lost[(first / group + g) * n + i] = V::sum(lost);
                         }
                     }
-                    let mut cross = V::zero();
+                    let (mut cross, bias) = (V::zero(), V::splat_int(&(0x1_0001 * I::BIAS)));
                     for (c, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
                         let mut codes = [0; SHARED];
                         for at in (0..SHARED).step_by(V::LANES) {
@@ -375,10 +393,10 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         let to = &mut self.codes[to..][..lanes];
                         I::lanes(&codes, to);
                         if folded {
-                            let x = V::load_ints(codes.as_ptr().cast());
-                            let biased = V::add_pairs(x, V::splat_int(&(0x1_0001 * I::BIAS)));
+                            let [x, mates] = [0, SHARED / 2].map(|at| codes.as_ptr().add(at));
+                            let biased = V::add_pairs(V::load_sixteen(x), bias);
                             let firsts = V::mul_pairs(biased, V::load_ints(mask.as_ptr()));
-                            cross = V::dot(firsts, V::upper(x), cross);
+                            cross = V::dot(firsts, V::load_sixteen(mates), cross);
                         }
                     }
                     if folded {
