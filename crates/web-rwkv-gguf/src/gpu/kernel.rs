@@ -126,8 +126,8 @@ const TILE: (usize, usize) = (64, 64);
 /// Bytes of inputs that a workgroup of `project_few` holds, and of each chunk: of floats, and packed.
 const SEGMENT: [(usize, usize); 2] = [(14 << 10, 9 * VECTOR), (26 << 10, 5 * VECTOR)];
 
-/// Tokens of a workgroup of `finish_parts`.
-const FINISHED: usize = 4;
+/// Tokens of a workgroup of `finish_parts`: fewer make more workgroups, which take time to start.
+const FINISHED: usize = 8;
 /// Rows that it takes at a time if they are aligned, and one otherwise.
 pub(super) const FOUR: usize = 4;
 
@@ -244,7 +244,7 @@ impl Kernels {
             let (rounds, rest) = (groups / (PROCESSORS * times.len()), groups % (PROCESSORS * times.len()));
             let last = rest.div_ceil(PROCESSORS).checked_sub(1).map_or(0, |i| times[i]);
             // To store and add a part of a tile takes time too.
-            let adding = groups * (2 + tile.tokens / 64);
+            let adding = groups * (1 + tile.tokens / 32);
             (rounds * times[times.len() - 1] + last) * chunks.div_ceil(splits) + adding
         };
         let has_room = |&(tile, splits): &(&Tile, usize)| {
@@ -501,8 +501,6 @@ impl Kernels {
             }
             Kernel::FinishParts { splits, rows } => {
                 constants.extend([("ROWS", Tile::ROWS), ("TOKENS", FINISHED), ("SPLITS", *splits)]);
-                // A thread has a vector, or two floats.
-                threads = Tile::ROWS * FINISHED / if *rows == FOUR { FOUR } else { 2 };
                 parts.extend([thread, job, finish, include_str!("kernels/finish_parts.wgsl")]);
                 match *rows {
                     FOUR => parts.push(four_rows),
