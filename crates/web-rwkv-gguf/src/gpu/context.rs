@@ -181,12 +181,21 @@ impl Context {
         Mapped { context: self.clone(), buffer, size, view: None }
     }
 
+    /// Whether kernels can write what this machine reads.
+    pub(super) fn shares(&self) -> bool {
+        self.device.features().contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
+    }
+
     /// A buffer that this machine can read.
     pub(super) fn mappable(&self, size: u64) -> wgpu::Buffer {
+        let mut usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        if self.shares() {
+            usage |= wgpu::BufferUsages::STORAGE;
+        }
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("back"),
             size: size.next_power_of_two(),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            usage,
             mapped_at_creation: false,
         })
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ADD, Pool, Tier,
+    ADD, Pool, SENDERS, Tier,
     cache::Cache,
     layout::{CHUNK, Layout, VECTOR},
 };
@@ -537,7 +537,7 @@ impl Kernels {
             }
             Kernel::Wkv7Matrix { head_size } => {
                 threads = 2 * head_size;
-                constants.push(("N", *head_size));
+                constants.extend([("N", *head_size), ("SENDERS", SENDERS)]);
                 let params = include_str!("kernels/part/wkv7_params.wgsl");
                 parts.extend([thread, params, include_str!("kernels/wkv7_matrix.wgsl")]);
                 "wkv7_matrix"

@@ -174,10 +174,12 @@ impl Ops for Gpu {
         let may_follow = alone && chunk.coming.is_empty() && self.profile.is_none();
         let like = may_follow
             .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec), choices: chunk.choices.len() });
+        let outgoing = if let ([_], false) = (&slots[..], alone) { pool.outgoing() } else { None };
         // Nothing is written where there are no tokens.
         let changed = chunk.seqs.iter().zip(slots).filter(|(seq, _)| seq.len > 0);
         Ok(Batch {
             memory,
+            outgoing,
             slots: changed.map(|(seq, slot)| (seq.slot, slot)).collect(),
             states: chunk.states,
             recording,
@@ -217,7 +219,7 @@ impl Ops for Gpu {
         b.chosen.iter().for_each(|c| c.submission.set(submission.clone()).expect("submitted once"));
         b.submission = Some(submission);
         if let ([(_, slot)], false) = (&b.slots[..], b.alone) {
-            slot.left();
+            slot.left(b.outgoing.take());
         }
         b.memory.running.get_or_insert((Instant::now(), 0)).1 += b.tokens;
         b.recording.timed = timed; // for `close`
@@ -417,7 +419,7 @@ impl Ops for Gpu {
         y: &mut Acts,
     ) {
         let Biases { k_k, k_a, w0, a0, v0 } = b.gates.take().expect("gates come before wkv7");
-        let (bound, [state, slot]) = Self::state_at(b, layer, 1);
+        let (mut bound, [state, slot]) = Self::state_at(b, layer, 1);
         let [r, k, v, v_first] = [&t.r, &t.k, &t.v, &t.v_first].map(|acts| self.place(b, acts));
         let width = t.r.padded as u32;
         let sums = b.unfinished.take_if(|sums| sums.before == t.w.before);
@@ -429,7 +431,7 @@ impl Ops for Gpu {
             }
             _ => ([&t.w, &t.a, &t.g, &t.nu].map(|acts| self.place(b, acts)), width, 0),
         };
-        let params = [
+        let mut params = [
             0,
             state,
             slot,
@@ -457,6 +459,8 @@ impl Ops for Gpu {
             w0,
             a0,
             v0.unwrap_or(0),
+            0,
+            0,
         ];
         let heads = t.r.width / head_size;
         if self.link_wkv7(b, bound, heads, &params) {
@@ -473,7 +477,15 @@ impl Ops for Gpu {
             _ if heads * b.sequences <= HEADS && head_size.is_multiple_of(8) => scan(16, 2),
             _ => scan(16, 1),
         };
-        self.dispatch(b, bound, &kernel, &params, (heads * split, b.sequences));
+        let mut groups = heads * split;
+        let [.., sends, sent] = &mut params;
+        *sends = groups as u32;
+        let can_send = matches!(kernel, Kernel::Wkv7Matrix { .. });
+        if let Some(to) = can_send.then(|| self.send_before(b, layer, &mut bound)).flatten() {
+            *sent = to;
+            groups += SENDERS;
+        }
+        self.dispatch(b, bound, &kernel, &params, (groups, b.sequences));
         if split > 1 {
             let kernel = Kernel::Wkv7Norm { head_size };
             let (heads_of_group, tokens) = (self.kernels.tile(&kernel).0, b.tokens);

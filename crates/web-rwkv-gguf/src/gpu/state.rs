@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Error, Result};
 
-use super::{Context, Mapped, context::Sent};
+use super::{Batch, Bound, Context, Gpu, Mapped, context::Sent};
 
 /// Buffers of states at most. One has all layers; of more slots than it has room for, two have half of the layers each. So two
 /// states of each of 64 texts have room if they are of 21 MB.
@@ -93,6 +93,33 @@ struct Place {
     sent: Option<Sent>,
 }
 
+/// Where in this machine's memory a state goes, and which of its layers are still to be sent.
+pub(super) struct Outgoing {
+    pub(super) to: Mapped,
+    pub(super) layers: Vec<usize>,
+}
+
+impl Gpu {
+    /// Where a dispatch of a layer sends what the layer before has left of the state, if somebody wants it and both are in the
+    /// same buffer.
+    pub(super) fn send_before(&self, b: &mut Batch<'_>, layer: usize, bound: &mut Bound) -> Option<u32> {
+        let before = layer.checked_sub(1).filter(|_| self.context.shares())?;
+        if Self::state_at(b, before, 0).0 != *bound {
+            return None;
+        }
+        let outgoing = b.outgoing.as_mut()?;
+        outgoing.layers.retain(|layer| *layer != before);
+        bound.sends = true;
+        let (m, to) = (&mut *b.memory, outgoing.to.buffer());
+        if m.outgoing.as_ref() != Some(to) {
+            m.outgoing = Some(to.clone());
+            m.groups.retain(|bound, _| !bound.sends);
+        }
+        let [_, rows, channels] = b.states[0].dims();
+        Some((before * rows * channels) as u32)
+    }
+}
+
 enum At {
     /// A slot.
     Device(u32),
@@ -122,14 +149,14 @@ impl Slot {
         self.pool.fetch(slots, self.number)
     }
 
-    /// Told of the state that a text leaves once its batch is submitted. If that of the text before was fetched, this one is
-    /// sent at once, so that it is on its way before anybody has seen results.
-    pub(super) fn left(&self) {
+    /// Told of the state that a text leaves once its batch is submitted, which goes to this machine if a buffer there is given:
+    /// at once, so that it is on its way before anybody has seen results. Some layers may have been sent.
+    pub(super) fn left(&self, outgoing: Option<Outgoing>) {
         let slots = &mut *self.pool.slots.lock().expect("no holder panics");
         slots.left = Some(self.number);
         let place = slots.places.get_mut(&self.number).expect("a slot has a place");
-        if let (true, At::Device(index)) = (mem::take(&mut slots.fetched), &place.at) {
-            place.sent = Some(self.pool.send(&slots.buffers, *index));
+        if let (Some(outgoing), At::Device(index)) = (outgoing, &place.at) {
+            place.sent = Some(self.pool.send(&slots.buffers, *index, outgoing));
         }
     }
 
@@ -232,10 +259,23 @@ impl Pool {
         }
     }
 
-    fn send(&self, buffers: &Buffers, index: u32) -> Sent {
-        let to = self.context.room(self.bytes());
+    /// Where the state goes that the batch leaves which has begun, of one text: it is expected to be fetched if that of the text
+    /// before was.
+    pub(super) fn outgoing(&self) -> Option<Outgoing> {
+        let fetched = mem::take(&mut self.slots.lock().expect("no holder panics").fetched);
+        fetched.then(|| self.all_outgoing())
+    }
+
+    fn all_outgoing(&self) -> Outgoing {
+        Outgoing { to: self.context.room(self.bytes()), layers: (0..self.layers).collect() }
+    }
+
+    fn send(&self, buffers: &Buffers, index: u32, Outgoing { to, layers }: Outgoing) -> Sent {
         let mut encoder = self.context.device.create_command_encoder(&Default::default());
-        buffers.copy(&mut encoder, (index, 0..self.layers), (to.buffer(), 0));
+        for run in layers.chunk_by(|a, b| a + 1 == *b) {
+            let (first, at) = (run[0], run[0] as u64 * self.layer);
+            buffers.copy(&mut encoder, (index, first..first + run.len()), (to.buffer(), at));
+        }
         to.sent(self.context.queue.submit([encoder.finish()]))
     }
 
@@ -244,7 +284,8 @@ impl Pool {
         let place = slots.places.get_mut(&number).expect("a slot has a place");
         match &place.at {
             At::Device(index) => {
-                let sent = place.sent.take().unwrap_or_else(|| self.send(&slots.buffers, *index));
+                let send = || self.send(&slots.buffers, *index, self.all_outgoing());
+                let sent = place.sent.take().unwrap_or_else(send);
                 sent.receive().map(Arc::new)
             }
             At::Host(data) => Ok(data.clone()),

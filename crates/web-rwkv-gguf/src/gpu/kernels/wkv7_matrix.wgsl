@@ -9,6 +9,11 @@
 // X = X + Kᵀ V − Bᵀ P
 //
 // There are four subgroups of N / 2 threads.
+//
+// SENDERS more workgroups may copy what the layer before has left of the state to where this machine reads it, which takes no
+// time here, since not all multiprocessors have heads.
+
+@group(0) @binding(7) var<storage, read_write> sent: array<vec4<f32>>;
 
 const BLOCK: u32 = 16u;
 const M: u32 = 32u;
@@ -46,11 +51,13 @@ var<workgroup> change: array<vec4<f32>, N * FLOATS>;
 @compute @workgroup_size(THREADS)
 fn wkv7_matrix(b: Builtins) {
     let t = thread(b);
-    let head = b.workgroup.x / (N / M) * N;
+    // Those do not return at once, since all subgroups must come to matrix units.
+    let sends = b.workgroup.x >= p.sends;
+    let head = select(b.workgroup.x / (N / M) * N, 0u, sends);
     let share = b.workgroup.x % (N / M) * M;
     let sequence = p.sequences + SEQUENCE * b.workgroup.y;
     let start = table[sequence + 2u];
-    let len = table[sequence + 3u];
+    let len = select(table[sequence + 3u], 0u, sends);
     // Four channels of some tokens; four columns of one; a row of the state, and its columns.
     let group = t.index / VECTORS;
     let vector = t.index % VECTORS;
@@ -194,6 +201,15 @@ fn wkv7_matrix(b: Builtins) {
             let y = ys[token * FLOATS + column] + ys[(BLOCK + token) * FLOATS + column];
             acts[(p.sums + (start + done + token) * p.width + head + share) / 4u + column] = y;
         }
+    }
+    if sends {
+        let size = (N + 2u) * p.width / 4u;
+        let before = (table[sequence + 1u] * p.slot + p.state - p.width) / 4u - size;
+        let first = (b.workgroup.x - p.sends) * THREADS + t.index;
+        for (var i = first; i < size; i += SENDERS * THREADS) {
+            sent[p.sent / 4u + i] = states[before + i];
+        }
+        return;
     }
     for (var i = 0u; i < OWN; i++) {
         states[after / 4u + own + i] = s[i];

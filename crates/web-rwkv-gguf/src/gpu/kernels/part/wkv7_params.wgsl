@@ -29,6 +29,9 @@ struct Params {
     w0: u32,
     a0: u32,
     v0: u32,
+    /// Of `wkv7_matrix`: from this workgroup on what the layer before has left of the state is sent, to this place.
+    sends: u32,
+    sent: u32,
 }
 
 /// (norm(y) + (Σ r k r_k) v) g, of mean, 1 / deviation and Σ r k r_k.
