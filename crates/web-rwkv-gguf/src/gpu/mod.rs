@@ -58,7 +58,7 @@ use upload::Upload;
 /// Words of the table of a batch.
 const TABLE: usize = 1 << 20;
 /// Dispatches of a batch after which what has been recorded is submitted, so that the device begins.
-const BEGIN: [usize; 3] = [16, 64, 192];
+const BEGIN: [usize; 3] = [20, 64, 192];
 const BINDINGS: usize = 8;
 /// Tokens of a chunk, at first and at most: more at a time are quicker, but a submission must not run so long that a
 /// watchdog, or the screen, minds it.
