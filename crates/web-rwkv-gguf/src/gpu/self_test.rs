@@ -81,13 +81,14 @@ fn error(info: &DeviceInfo) -> Result<f64> {
     Ok(error / squares(&mut want.iter().map(|w| f64::from(*w))))
 }
 
-/// Hidden vectors of a token, then of the last of 40, which are long enough for every kernel, and of several after that, one for
-/// each fork of the state; and the states.
+/// Hidden vectors of a token, then of the last of 40, which are long enough for every kernel, twice, and of several after that, one
+/// for each fork of the state; and the states after each, so that what the second 40 leave is sent meanwhile.
 fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
     let (mut states, mut all) = (vec![State::zero(SHAPE)], vec![]);
     let text = |tokens: Vec<u32>| vec![RnnInputBatch::new(tokens, RnnOption::EmbedLast)];
     let forks = (0..FORKS).flat_map(|i| text(vec![i as u32]));
-    let batches = [text(vec![3]), text((0..40).map(|i| i % VOCAB as u32).collect()), forks.collect()];
+    let long = || text((0..40).map(|i| i % VOCAB as u32).collect());
+    let batches = [text(vec![3]), long(), long(), forks.collect()];
     for batches in batches {
         states.resize(batches.len(), states[0].clone());
         let mut output = RnnOutput(vec![vec![]; batches.len()]);
@@ -95,9 +96,9 @@ fn results<O: Ops>(net: &Net<O>) -> Result<Vec<f32>> {
             net.forward(&chunk, &mut states, &mut output)?;
         }
         all.extend(output.0);
-    }
-    for state in &states {
-        all.push(state.as_slice()?.to_vec());
+        for state in &states {
+            all.push(state.as_slice()?.to_vec());
+        }
     }
     Ok(all.concat())
 }
