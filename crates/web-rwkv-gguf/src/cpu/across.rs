@@ -87,14 +87,11 @@ impl<Q: Quant> Kernel for Unpack<'_, Q> {
 /// Codes with as many rows in the lanes as a register has, for many tokens.
 #[derive(Default)]
 pub(super) struct Packed {
-    /// Columns that share a scale.
-    pub(super) span: usize,
-    /// Columns that share an offset.
-    group: usize,
+    /// Columns that share a scale, and those that share an offset.
+    pub(super) grain: Grain,
     columns: usize,
-    folded: bool,
     codes: Lines<i32>,  // [R / LANES, K / PER, LANES]
-    bias: Lines<i32>,   // [R / LANES, K / span, LANES], −Σ BIAS · code, or −Σ w w' of folded products
+    bias: Lines<i32>,   // [R / LANES, K / span, LANES], less what activations give that are zero
     scale: Lines<f32>,  // [R / LANES, K / span, LANES]
     offset: Lines<f32>, // [R / LANES, K / group, LANES]
     quads: Vec<i32>,    // [K / 4, LANES]
@@ -103,12 +100,11 @@ pub(super) struct Packed {
 impl Packed {
     /// Makes room for rows; what they hold is left as it is.
     pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, grain: Grain) {
-        let Grain { span, group, folded, .. } = grain;
-        (self.columns, self.span, self.group, self.folded) = (columns, span, group, folded);
+        (self.columns, self.grain) = (columns, grain);
         self.codes.resize(rows * columns / I::PER);
-        self.bias.resize(rows * columns / span);
-        self.scale.resize(rows * columns / span);
-        self.offset.resize(rows * columns / group);
+        self.bias.resize(rows * columns / grain.span);
+        self.scale.resize(rows * columns / grain.span);
+        self.offset.resize(rows * columns / grain.group);
     }
 
     /// Codes, scales and offsets of a register of rows.
@@ -117,7 +113,8 @@ impl Packed {
         register: usize,
         lanes: usize,
     ) -> (&mut [i32], &mut [f32], &mut [f32]) {
-        let [codes, scales, offsets] = [I::PER, self.span, self.group].map(|n| lanes * self.columns / n);
+        let [codes, scales, offsets] =
+            [I::PER, self.grain.span, self.grain.group].map(|n| lanes * self.columns / n);
         (
             &mut self.codes[register * codes..][..codes],
             &mut self.scale[register * scales..][..scales],
@@ -125,41 +122,40 @@ impl Packed {
         )
     }
 
-    /// Fills in the bias of a register of rows.
+    /// Fills in the bias of a register of rows: sums begin with what makes those of activations that are zero zero. These are their
+    /// BIAS; of bytes that are folded the first codes get it too, so that sums with them, which are of 8 bits, have none.
     ///
     /// # Safety
     /// As [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
-        let (lanes, spans, steps) = (V::LANES, self.columns / self.span, self.columns / I::PER);
-        let codes = &mut self.codes[register * lanes * steps..][..lanes * steps];
-        let bias = &mut self.bias[register * lanes * spans..][..lanes * spans];
-        let block = SHARED / I::PER;
-        for s in 0..if I::BIAS == 0 && !self.folded { 0 } else { spans } {
-            let span = &mut codes[lanes * s * self.span / I::PER..][..lanes * self.span / I::PER];
-            // SAFETY: a span has `span / PER` lanes for each row, which are whole blocks where products are folded.
+        let Grain { span, folded, .. } = self.grain;
+        if I::BIAS == 0 && !folded {
+            return;
+        }
+        let [codes, spans, of_span] =
+            [self.columns / I::PER, self.columns / span, span / I::PER].map(|n| V::LANES * n);
+        let codes = &mut self.codes[register * codes..][..codes];
+        let bias = &mut self.bias[register * spans..][..spans];
+        let block = (span / I::PER).min(SHARED / I::PER);
+        let folds = if folded { folds(block) } else { 0 };
+        for (codes, bias) in codes.chunks_exact_mut(of_span).zip(bias.chunks_exact_mut(V::LANES)) {
+            // SAFETY: a span has whole blocks, of which each step has a register.
             unsafe {
                 let (x, mut sum) = (V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4])), V::zero());
-                if self.folded {
-                    for codes in span.chunks_exact_mut(lanes * block) {
-                        let codes = codes.as_mut_ptr();
-                        for k in 0..block / 2 {
-                            let (first, mate) = (codes.add(lanes * k), codes.add(lanes * (k + block / 2)));
-                            let (w, w_mate) = (V::load_ints(first), V::load_ints(mate));
-                            if k < folds(block) {
-                                V::store_ints(first, I::add::<V>(w, x));
-                                sum = I::dot::<V>(I::add::<V>(x, w_mate), w, sum);
-                            } else if I::BIAS != 0 {
-                                sum = I::dot::<V>(x, w, I::dot::<V>(x, w_mate, sum));
-                            }
+                for codes in codes.chunks_exact_mut(block * V::LANES) {
+                    for k in 0..block / 2 {
+                        let [first, mate] = [k, k + block / 2].map(|k| codes.as_mut_ptr().add(k * V::LANES));
+                        let (w, w_mate) = (V::load_ints(first), V::load_ints(mate));
+                        if k < folds {
+                            V::store_ints(first, I::add::<V>(w, x));
+                            sum = I::dot::<V>(I::add::<V>(x, w_mate), w, sum);
+                        } else if I::BIAS != 0 {
+                            sum = I::dot::<V>(x, w, I::dot::<V>(x, w_mate, sum));
                         }
                     }
-                } else {
-                    for codes in span.chunks_exact(lanes) {
-                        sum = I::dot::<V>(x, V::load_ints(codes.as_ptr()), sum);
-                    }
                 }
-                V::store_ints(bias.as_mut_ptr().add(s * lanes), I::negate::<V>(sum));
+                V::store_ints(bias.as_mut_ptr(), I::negate::<V>(sum));
             }
         }
     }
@@ -292,7 +288,7 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDE
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, lanes, columns, start) = (self.w, V::LANES, self.w.columns, self.columns.start);
-        let (spans, groups, steps) = (columns / SPAN, columns / w.group, columns / I::PER);
+        let (spans, groups, steps) = (columns / SPAN, columns / w.grain.group, columns / I::PER);
         fn part<N>(x: &[N], register: usize, len: usize) -> *const N {
             x[register * len..][..len].as_ptr()
         }
@@ -304,10 +300,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDE
         let x_scale = self.x.scale(self.t, T)[start / SPAN * T..].as_ptr();
         let x_cross =
             if FOLDED { self.x.cross(self.t, T)[start / SPAN * T..].as_ptr() } else { std::ptr::null() };
-        let x_sums = self.x.sums(self.t, T)[start / w.group * T..].as_ptr();
+        let x_sums = self.x.sums(self.t, T)[start / w.grain.group * T..].as_ptr();
         let last = self.columns.end == self.x.columns;
         assert!(self.columns.len() == columns && self.columns.end <= self.x.columns);
-        assert!(w.span == SPAN && self.x.grain.span == SPAN && self.x.grain.group == w.group);
+        assert!(w.grain == self.x.grain && w.grain.span == SPAN && (w.grain.folded || !FOLDED));
         assert!(self.sums.len() == T * R * lanes && start.is_multiple_of(SHARED.max(SPAN)));
         let sums = self.sums.as_mut_ptr();
         // SAFETY: what was sliced above has K / PER codes and as many factors as spans and groups for each lane or token of the

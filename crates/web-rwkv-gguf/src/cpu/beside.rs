@@ -161,7 +161,7 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { eights, next, packed, register, .. } = self;
-        let (groups, spans, steps) = (Q::LEN / Q::GROUP, Q::LEN / packed.span, Q::LEN / I::PER);
+        let (groups, spans, steps) = (Q::LEN / Q::GROUP, Q::LEN / packed.grain.span, Q::LEN / I::PER);
         let (codes, scales, offsets) = packed.register::<I>(register, V::LANES);
         for b in 0..eights[0].len() {
             let places: [*const u8; 2] = [eights[0][b].as_ptr().cast(), eights[1][b].as_ptr().cast()];

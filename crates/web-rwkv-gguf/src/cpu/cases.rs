@@ -143,6 +143,9 @@ fn products() {
             check_products(rng, format, rows, columns);
         }
     }
+    for format in [Format::F16, Format::BF16] {
+        check_products(rng, format, 512, 512);
+    }
 }
 
 #[test]
@@ -198,7 +201,9 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
         limit(32, if format.group().is_some() { [f64::INFINITY, 32767.0] } else { [f64::INFINITY; 2] });
     // Where rows stand side by side, scales of activations are of more columns; floats of 16 bits become integers.
     let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0]) };
-    let floats_limit = if tokens < 20 { exact } else { limit(32, [f64::from(floats::LARGEST), 16383.0]) };
+    let span = floats::span(w);
+    let integers = [f64::from(floats::largest(span)), 16383.0];
+    let floats_limit = if tokens < 20 { exact } else { limit(span, integers) };
     for (cpu, w) in ways(w) {
         let limit = match (cpu.level().pairs(), w.data.is_beside(), format) {
             (true, true, _) => beside_limit,

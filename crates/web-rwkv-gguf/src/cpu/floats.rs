@@ -8,11 +8,22 @@ use super::{
     gemm::decode,
     level::{Kernel, Vector},
     lines::Lines,
-    rounded::Pairs,
+    rounded::{Pairs, SHARED},
 };
 
-/// The largest integer: it leaves activations a quarter as much over 32 columns on average.
-pub(super) const LARGEST: i32 = 16383;
+/// Rows and columns of matrices that are not small: these, as LoRAs are, take little time, and get finer steps.
+const SMALL: usize = 512;
+
+/// How many columns of a matrix share a scale.
+pub(super) fn span(w: &Matrix) -> usize {
+    let small = w.rows.min(w.columns) < SMALL || !w.columns.is_multiple_of(2 * SHARED);
+    if small { SHARED } else { 2 * SHARED }
+}
+
+/// The largest integer: over a span it leaves activations an eighth of their largest on average.
+pub(super) fn largest(span: usize) -> i32 {
+    (1 << 19) / span as i32 - 1
+}
 
 /// What rows are taken apart in.
 #[derive(Default)]
@@ -37,7 +48,8 @@ impl Kernel for Pack<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { w, rows, columns, packed, register, scratch: Scratch { values, codes, scale } } = self;
-        let (k, span) = (columns.len(), packed.span);
+        let (k, span) = (columns.len(), packed.grain.span);
+        let largest = largest(span) as f32;
         assert!(span.is_multiple_of(V::LANES) && k.is_multiple_of(span));
         values.resize(k);
         codes.resize(V::LANES * k / 2);
@@ -64,8 +76,8 @@ impl Kernel for Pack<'_> {
                     }
                     // What is not finite has no code, and must not vanish.
                     let most = V::largest(most);
-                    *scale = most / LARGEST as f32 + V::sum(total);
-                    let inverse = V::splat(if most > 0.0 { LARGEST as f32 / most } else { 0.0 });
+                    *scale = most / largest + V::sum(total);
+                    let inverse = V::splat(if most > 0.0 { largest / most } else { 0.0 });
                     for (x, codes) in x.chunks_exact(V::LANES).zip(codes.chunks_exact_mut(V::LANES / 2)) {
                         V::store_codes(codes.as_mut_ptr().cast(), V::mul(V::load(x.as_ptr()), inverse));
                     }

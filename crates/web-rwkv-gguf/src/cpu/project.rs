@@ -76,8 +76,9 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
         .map(|(p, i)| Job { w: p.w, x: &inputs[i], act: p.act, y: p.y.shared() })
         .collect();
     let work: usize = jobs.iter().map(|j| j.w.rows * j.w.columns * j.x.x.tokens()).sum();
-    // Few tokens take less time, and threads are not to wait for the last panel.
-    let height = |job: &Job<'_>| if job.x.x.tokens() < MANY { PANEL / 2 } else { PANEL };
+    // Threads are not to wait for the last panel: few tokens take less time, and 48 rows are whole tiles of 16-bit integers.
+    let half = |x: &Input<'_>| x.x.tokens() < MANY || x.way == Way::Across;
+    let height = |job: &Job<'_>| if half(job.x) { PANEL / 2 } else { PANEL };
     let panels: Vec<_> =
         jobs.iter().flat_map(|job| (0..job.w.rows).step_by(height(job)).map(move |at| (job, at))).collect();
     let few = jobs.iter().all(|job| job.x.way.few());
@@ -142,8 +143,10 @@ impl Way {
 fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
     let pairs = Grain { span: SHARED, group: SHARED, room: i32::MAX, largest: Pairs::LARGEST, folded: false };
     let Some(group) = w.format.group() else {
-        let grain = Grain { room: i32::MAX / floats::LARGEST, ..pairs };
-        return (way == Way::Across).then_some(grain.folded(cpu.folds, floats::LARGEST));
+        let span = floats::span(w);
+        let largest = floats::largest(span);
+        let grain = Grain { span, group: span, room: i32::MAX / largest, ..pairs };
+        return (way == Way::Across).then_some(grain.folded(cpu.folds, largest));
     };
     let code = (w.format.largest_group().expect("it is in blocks") / group) as i32;
     let own = Grain { span: group, group, ..pairs };

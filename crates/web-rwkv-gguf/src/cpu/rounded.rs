@@ -166,7 +166,7 @@ pub(super) enum Order {
 }
 
 /// How finely activations are rounded.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Grain {
     /// Columns that share a scale: 16, which two in turn do, 32 or more.
     pub(super) span: usize,
@@ -206,7 +206,7 @@ pub(super) struct Rounded<I> {
     codes: Lines<i32>, // tiles of [K / 32, n, 32 / PER]
     scale: Lines<f32>, // tiles of [K / span, n]
     sums: Lines<f32>,  // tiles of [K / group, n], Σ x
-    cross: Lines<i32>, // tiles of [K / span, n], what sums of folded products begin with
+    cross: Lines<i32>, // tiles of [K / span, n], less what folded products with codes that are zero give
     lost: Lines<f32>,  // as `sums`, Σ (x − code · scale), not of tiles
     integers: PhantomData<I>,
 }
@@ -265,7 +265,7 @@ impl<I: Integers> Rounded<I> {
         &self.scale[t * spans..][..n * spans]
     }
 
-    /// What its sums of folded products begin with, `[K / span, n]`.
+    /// What its sums begin with if products are folded, `[K / span, n]`.
     pub(super) fn cross(&self, t: usize, n: usize) -> &[i32] {
         let spans = if self.grain.folded { self.columns / self.grain.span } else { 0 };
         &self.cross[t * spans..][..n * spans]
