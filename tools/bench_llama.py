@@ -4,7 +4,7 @@ usage: bench_llama.py [--pairs N] [--threads N,...] [--python PYTHON] MODEL.gguf
 
 PYTHON is one that has llama-cpp-python, whose library must be built for this machine; the environment variable
 LLAMA_PYTHON says it too. Beside each rate stands the floor: what the memory gives for decoding, what multiply-adds
-give for prefill (in f32; with AVX-512 in integers of 16 bits, of 8 with `--fast`). llama.cpp runs with or without its
+give for prefill (in f32; with AVX2 and AVX-512 in integers of 16 bits, of 8 with `--fast`). llama.cpp runs with or without its
 repacking, whichever reads faster.
 """
 
