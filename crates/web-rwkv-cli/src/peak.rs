@@ -96,17 +96,11 @@ fn best(repeats: usize, work: f64, mut run: impl FnMut()) -> f64 {
 
 /// Products of a round on one accumulator.
 fn products(level: Level, fast: bool, folded: bool) -> usize {
-    match (level, folded) {
-        (Level::Avx512, _) => (if folded { 96 } else { 32 }) * if fast { 2 } else { 1 },
-        (Level::Avx2, true) if !fast => 32,
-        (Level::Avx2, _) => {
-            if fast {
-                32
-            } else {
-                16
-            }
-        }
-        (Level::Neon, _) => 4,
+    match level {
+        Level::Avx512 => (if folded { 96 } else { 32 }) * if fast { 2 } else { 1 },
+        Level::Avx2 if fast || folded => 32,
+        Level::Avx2 => 16,
+        Level::Neon => 4,
         _ => 1,
     }
 }
