@@ -160,8 +160,11 @@ fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
             Grain { span, room: i32::MAX / most, ..own }.folded(cpu.folds, most)
         }
         Way::Across => own.folded(cpu.folds, code),
-        Way::AcrossBytes => Grain { largest: Quads::LARGEST, ..own }
-            .folded(cpu.folds && code <= SMALL_CODE && cpu.level.bytes() == usize::MAX, code),
+        Way::AcrossBytes => {
+            // Sums of 16 bits are of products that saturate, which folded ones must not.
+            let folded = cpu.folds && code <= SMALL_CODE && cpu.level.bytes() == usize::MAX;
+            Grain { largest: Quads::LARGEST, ..own }.folded(folded, code)
+        }
         _ => own,
     })
 }
@@ -196,20 +199,12 @@ impl<'a> Input<'a> {
             (Way::Beside, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside, grain)),
             _ => match (zeros.and_then(|zeros| Masks::new(cpu, x, columns, zeros)), way, grain) {
                 (Some(masks), _, _) => Made::Masks(masks),
-                (_, Way::Across, Some(grain)) => Made::Pairs(Rounded::new(
-                    cpu,
-                    x,
-                    columns,
-                    Order::Tiles(Pairs::tile(cpu.level.lanes()).1),
-                    grain,
-                )),
-                (_, Way::AcrossBytes, Some(grain)) => Made::Quads(Rounded::new(
-                    cpu,
-                    x,
-                    columns,
-                    Order::Tiles(Quads::tile(cpu.level.lanes()).1),
-                    grain,
-                )),
+                (_, Way::Across, Some(grain)) => {
+                    Made::Pairs(Rounded::new(cpu, x, columns, Order::Tiles, grain))
+                }
+                (_, Way::AcrossBytes, Some(grain)) => {
+                    Made::Quads(Rounded::new(cpu, x, columns, Order::Tiles, grain))
+                }
                 _ => Made::Nothing,
             },
         };
@@ -348,19 +343,19 @@ impl Panel<'_> {
                     });
                 }};
             }
-            match (together, I::PER, x.grain.span, V::PAIRS && x.grain.folded) {
-                (3, 2, 256, true) => across!(3, 256, true),
-                (3, 2, 256, false) => across!(3, 256, false),
-                (3, 2, 64, true) => across!(3, 64, true),
-                (3, 2, 64, false) => across!(3, 64, false),
-                (3, 2, 16, _) => across!(3, 16, false),
-                (3, 2, _, true) => across!(3, 32, true),
-                (3, 2, _, false) => across!(3, 32, false),
-                (_, 2, 256, _) => across!(2, 256, true),
-                (_, 2, 64, _) => across!(2, 64, true),
-                (_, _, 16, _) => across!(2, 16, false),
-                (_, _, _, true) => across!(2, 32, true),
-                (_, _, _, false) => across!(2, 32, false),
+            match (together, x.grain.span, x.grain.folded) {
+                (3, 256, true) => across!(3, 256, true),
+                (3, 256, false) => across!(3, 256, false),
+                (3, 64, true) => across!(3, 64, true),
+                (3, 64, false) => across!(3, 64, false),
+                (3, 16, _) => across!(3, 16, false),
+                (3, _, true) => across!(3, 32, true),
+                (3, _, false) => across!(3, 32, false),
+                (_, 256, _) => across!(2, 256, true),
+                (_, 64, _) => across!(2, 64, true),
+                (_, 16, _) => across!(2, 16, false),
+                (_, _, true) => across!(2, 32, true),
+                (_, _, false) => across!(2, 32, false),
             }
         }
     }

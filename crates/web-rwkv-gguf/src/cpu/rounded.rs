@@ -157,8 +157,8 @@ impl Integers for Quads {
 /// How numbers stand.
 #[derive(Clone, Copy)]
 pub(super) enum Order {
-    /// As they are, those of at most so many tokens in turn.
-    Tiles(usize),
+    /// As they are, those of the tokens of a tile in turn.
+    Tiles,
     /// A token as [`Vector::dot_codes`] takes it.
     Along,
     /// As [`Vector::dot_beside`] does.
@@ -181,7 +181,7 @@ pub(super) struct Grain {
 }
 
 impl Grain {
-    /// With folded products, if so, of codes up to `code`: a sum of both has to fit.
+    /// With folded products, if so, of codes up to `code`: a sum of both has to fit. Spans of 16 are not folded.
     pub(super) fn folded(self, folded: bool, code: i32) -> Self {
         if folded && self.span >= SHARED {
             Self { largest: self.largest - code, folded, ..self }
@@ -217,7 +217,10 @@ impl<I: Integers> Rounded<I> {
         let tokens = x.tokens();
         let (lanes, spans, groups) = (columns / I::PER, columns / grain.span, columns / grain.group);
         // Of tiles nobody asks what was lost.
-        let (most, losses) = if let Order::Tiles(most) = order { (most, 0) } else { (1, groups) };
+        let (most, losses) = match order {
+            Order::Tiles => (I::tile(cpu.level().lanes()).1, 0),
+            Order::Along | Order::Beside => (1, groups),
+        };
         let crosses = if grain.folded { spans } else { 0 };
         let mut y = Self {
             columns,
@@ -265,9 +268,9 @@ impl<I: Integers> Rounded<I> {
         &self.scale[t * spans..][..n * spans]
     }
 
-    /// What its sums begin with if products are folded, `[K / span, n]`.
+    /// What its sums begin with, `[K / span, n]`, where products are folded.
     pub(super) fn cross(&self, t: usize, n: usize) -> &[i32] {
-        let spans = if self.grain.folded { self.columns / self.grain.span } else { 0 };
+        let spans = self.columns / self.grain.span;
         &self.cross[t * spans..][..n * spans]
     }
 
@@ -365,7 +368,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                     for s in 0..x.len() / span {
                         self.scale[(first / span + s) * n + i] = scale;
                     }
-                    if !matches!(self.order, Order::Tiles(_)) {
+                    if !matches!(self.order, Order::Tiles) {
                         for (g, x) in x.chunks_exact(group).enumerate() {
                             let mut lost = V::splat(0.0);
                             for x in x.chunks_exact(V::LANES) {
@@ -384,7 +387,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                             V::store_codes(codes.as_mut_ptr().add(at), x);
                         }
                         match self.order {
-                            Order::Tiles(_) => (),
+                            Order::Tiles => (),
                             Order::Along => V::arrange(&mut codes),
                             Order::Beside => V::arrange_beside(&mut codes),
                         }

@@ -37,8 +37,12 @@ pub(super) struct Buffers {
 impl Buffers {
     /// The number of the buffer that has a layer, where the layer begins in a slot there, and the size of a slot, in floats.
     pub(super) fn place(&self, layer: usize) -> (usize, [u32; 2]) {
-        let floats = |layers: usize| (layers as u64 * self.layer / 4) as u32;
-        (layer / self.layers, [floats(layer % self.layers), floats(self.layers)])
+        (layer / self.layers, [self.floats(layer % self.layers), self.floats(self.layers)])
+    }
+
+    /// Floats of so many layers.
+    fn floats(&self, layers: usize) -> u32 {
+        (layers as u64 * self.layer / 4) as u32
     }
 
     /// Where layers of a slot are, in their order: buffers, and where in them, in bytes.
@@ -115,8 +119,7 @@ impl Gpu {
             m.outgoing = Some(to.clone());
             m.groups.retain(|bound, _| !bound.sends);
         }
-        let [_, rows, channels] = b.states[0].dims();
-        Some((before * rows * channels) as u32)
+        Some(m.states.floats(before))
     }
 }
 
