@@ -1,5 +1,7 @@
 //! Functions of floats, as the C library has them and as loops over them become vector code.
 
+use std::array::from_fn;
+
 /// A float of this size has no fraction: adding it rounds to a whole number, which the low bits then are.
 const ROUND: f32 = 1.5 * (1u32 << 23) as f32;
 
@@ -75,12 +77,10 @@ impl Math for Fast {
             }
         }
         let rest: f32 = (n - n % LANES..n).map(&f).sum();
-        for half in [8, 4, 2, 1] {
-            for j in 0..half {
-                sums[j] += sums[j + half];
-            }
-        }
-        sums[0] + rest
+        // Not a loop, of which LLVM makes single numbers with a branch for each.
+        let eight: [f32; 8] = from_fn(|j| sums[j] + sums[j + 8]);
+        let four: [f32; 4] = from_fn(|j| eight[j] + eight[j + 4]);
+        (four[0] + four[2]) + (four[1] + four[3]) + rest
     }
 }
 

@@ -36,9 +36,10 @@ pub(super) struct Norm<'a> {
     pub(super) y: &'a mut [f32],
 }
 
-impl Row for Norm<'_> {
+impl Norm<'_> {
+    /// Runs with what becomes of each result.
     #[inline(always)]
-    fn run<M: Math>(self) {
+    fn run_with<M: Math>(self, result: impl Fn(usize, f32) -> f32) {
         let n = self.x.len();
         let (x, y) = (self.x, &mut self.y[..n]);
         let (weight, bias) = (&self.weight[..n], &self.bias[..n]);
@@ -46,8 +47,15 @@ impl Row for Norm<'_> {
         let var = M::sum(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
         let scale = 1.0 / (var + self.eps).sqrt();
         for i in 0..n {
-            y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+            y[i] = result(i, (x[i] - mean) * scale * weight[i] + bias[i]);
         }
+    }
+}
+
+impl Row for Norm<'_> {
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        self.run_with::<M>(|_, y| y);
     }
 }
 
@@ -201,13 +209,10 @@ pub(super) struct ReadOut<'a> {
 impl Row for ReadOut<'_> {
     #[inline(always)]
     fn run<M: Math>(self) {
-        let n = self.r.len();
-        let (r, k, r_k, v, g) = (self.r, &self.k[..n], &self.r_k[..n], &self.v[..n], &self.g[..n]);
-        let Norm { weight, bias, eps, x, y } = self.norm;
-        Norm { weight, bias, eps, x, y: &mut *y }.run::<M>();
+        let n = self.norm.x.len();
+        let (r, k, r_k) = (&self.r[..n], &self.k[..n], &self.r_k[..n]);
+        let (v, g) = (&self.v[..n], &self.g[..n]);
         let bonus = M::sum(n, |i| r[i] * k[i] * r_k[i]);
-        for i in 0..n {
-            y[i] = (y[i] + bonus * v[i]) * g[i];
-        }
+        self.norm.run_with::<M>(|i, y| (y + bonus * v[i]) * g[i]);
     }
 }

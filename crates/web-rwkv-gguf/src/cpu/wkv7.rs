@@ -7,7 +7,9 @@ use crate::{
 
 use super::{
     Acts, Cpu, Level, Shared,
+    dot::LINE,
     level::{Kernel, Lanes, Vector, dispatch},
+    lines::Lines,
     math::{Exact, Fast, Math},
     rows::{Norm, ReadOut, Row},
     scalar, wkv_states,
@@ -47,10 +49,10 @@ pub(super) fn wkv7(
         let (seq, state) = seqs[task / heads];
         let at = task % heads * n;
         // More tokens take them side by side: their stride in the state would evict them from the cache.
-        let mut s = Vec::with_capacity(n * n);
-        for j in 0..n {
+        let mut s = Lines::new(n * n);
+        for (j, s) in s.chunks_exact_mut(n).enumerate() {
             // SAFETY: each task has a head of a state of its own, here and below.
-            s.extend_from_slice(unsafe { state.part(j, at, n) });
+            s.copy_from_slice(unsafe { state.part(j, at, n) });
         }
         let (head, out) = (head(at), out(at));
         if cpu.level() == Level::Scalar {
@@ -107,7 +109,7 @@ impl Kernel for Recurrence<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let n = self.head.n;
-        let (mut sa, mut y) = (vec![0.0; n], vec![0.0; n]);
+        let (mut sa, mut kka, mut y) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
         macro_rules! columns {
             ($method:ident($($x:expr),*)) => {
                 let mut i = 0;
@@ -129,7 +131,12 @@ impl Kernel for Recurrence<'_> {
         unsafe {
             columns!(first(&mut sa));
             for t in self.seq.tokens() {
-                columns!(token(t, &mut sa, &mut y));
+                if t + 1 < self.seq.tokens().end {
+                    self.fetch::<V>(t + 1);
+                }
+                let (kk, a) = (self.part(self.head.kk, t), self.part(self.head.a, t));
+                kka.iter_mut().zip(kk).zip(a).for_each(|((y, kk), a)| *y = -kk * a);
+                columns!(token(t, &kka, &mut sa, &mut y));
                 self.out.write::<Fast>(t, &y);
             }
         }
@@ -139,6 +146,19 @@ impl Kernel for Recurrence<'_> {
 impl Recurrence<'_> {
     fn part<'b>(&self, x: &'b Acts, t: usize) -> &'b [f32] {
         &x.row(t)[self.head.at..][..self.head.n]
+    }
+
+    /// Asks for all of a token, which is far from the last one.
+    #[inline(always)]
+    unsafe fn fetch<V: Vector>(&self, t: usize) {
+        let Heads { r, w, k, v, a, g, kk, .. } = self.out.t;
+        for x in [r, w, k, v, a, kk, g] {
+            let row = self.part(x, t);
+            for line in (0..self.head.n).step_by(LINE / size_of::<f32>()) {
+                // SAFETY: the caller's promise is handed on.
+                unsafe { V::prefetch_kept(row[line..].as_ptr().cast()) };
+            }
+        }
     }
 
     /// `sa = S kk` of the first token, for `B` vectors of value indices from `i`.
@@ -162,15 +182,21 @@ impl Recurrence<'_> {
         }
     }
 
-    /// One token for `B` vectors of value indices from `i`; `sa`, which is `S kk`, becomes that of the next token.
+    /// One token for `B` vectors of value indices from `i`; `sa`, which is `S kk`, becomes that of the next token, and `kka` is `−kk a`.
     #[inline(always)]
-    unsafe fn token<V: Lanes, const B: usize>(&self, i: usize, t: usize, sa: &mut [f32], y: &mut [f32]) {
+    unsafe fn token<V: Lanes, const B: usize>(
+        &self,
+        i: usize,
+        t: usize,
+        kka: &[f32],
+        sa: &mut [f32],
+        y: &mut [f32],
+    ) {
         let h = &self.head;
         let next = (t + 1).min(self.seq.tokens().end - 1);
         let part = |x, t| self.part(x, t).as_ptr();
-        let (r, w, k, v, a, kk) =
-            (part(h.r, t), part(h.w, t), part(h.k, t), part(h.v, t), part(h.a, t), part(h.kk, t));
-        let kk_next = part(h.kk, next);
+        let (r, w, k, v) = (part(h.r, t), part(h.w, t), part(h.k, t), part(h.v, t));
+        let (kka, kk_next) = (&kka[..h.n], part(h.kk, next));
         assert!(i + B * V::LANES <= h.n && sa.len() == h.n && y.len() == h.n);
         // SAFETY: i + B · LANES ≤ n, and S has as many rows and columns.
         unsafe {
@@ -183,7 +209,7 @@ impl Recurrence<'_> {
             }
             for j in 0..h.n {
                 let (r, w, k) = (V::splat(*r.add(j)), V::splat(*w.add(j)), V::splat(*k.add(j)));
-                let (kka, kk_next) = (V::splat(-*kk.add(j) * *a.add(j)), V::splat(*kk_next.add(j)));
+                let (kka, kk_next) = (V::splat(kka[j]), V::splat(*kk_next.add(j)));
                 for b in 0..B {
                     let s = self.s.add(j * self.stride + i + b * V::LANES);
                     let new = V::fma(values[b], k, V::fma(before[b], kka, V::mul(V::load(s), w)));
