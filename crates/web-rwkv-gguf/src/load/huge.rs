@@ -1,5 +1,6 @@
-//! Parts of files in huge pages: weights are then read from memory at up to one and a half times the speed, because their
-//! addresses are translated 512 times as seldom. Page cache that is mapped has small pages.
+//! Files in huge pages: weights are then read from memory at up to one and a half times the speed, because their addresses are
+//! translated 512 times as seldom. Some file systems keep a file in huge pages if it is read for a mapping that asks for them
+//! (ext4 since Linux 6.16, XFS since 5.18); of others, and of files that were read or written otherwise, parts are read into memory.
 
 use std::{fs::File, ops::Range};
 
@@ -50,6 +51,64 @@ const TURNED: usize = 256 << 10;
 #[cfg(target_os = "linux")]
 const LINE: usize = 64;
 
+/// Asks for huge pages, should parts of a mapped file have to be read from the disk.
+#[cfg(target_os = "linux")]
+pub(super) fn ask(map: &Mmap) {
+    drop(map.advise(memmap2::Advice::HugePage)); // the system may not want to
+}
+
+/// How many pages tell of what size most of them are, if three of four are huge.
+#[cfg(target_os = "linux")]
+const SAMPLE: usize = 16;
+
+/// Whether these parts of a mapped file are in huge pages; if so, they are mapped now, and not when they are first used.
+#[cfg(target_os = "linux")]
+pub(super) fn are_mapped(parts: &[&[u8]]) -> bool {
+    use std::{hint::black_box, thread};
+
+    let pages: Vec<_> = parts.iter().flat_map(|part| part.chunks_exact(PAGE)).collect();
+    if pages.len() < SAMPLE {
+        return false;
+    }
+    let touch = |page: &[u8]| _ = black_box(page[0]);
+    (0..SAMPLE).for_each(|i| touch(pages[i * pages.len() / SAMPLE]));
+    if mapped_huge(pages[0].as_ptr() as usize).is_none_or(|bytes| bytes < SAMPLE * 3 / 4 * PAGE) {
+        return false;
+    }
+    thread::scope(|scope| {
+        for pages in pages.chunks(pages.len().div_ceil(threads())) {
+            scope.spawn(move || pages.iter().for_each(|page| touch(page)));
+        }
+    });
+    true
+}
+
+/// How much of the mapping that has an address is mapped in huge pages, in bytes.
+#[cfg(target_os = "linux")]
+fn mapped_huge(at: usize) -> Option<usize> {
+    let all = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    // Each mapping has a line that starts with its addresses, and after it one for each size.
+    let range = |line: &str| -> Option<Range<usize>> {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+    };
+    let own = all.lines().skip_while(|line| range(line).is_none_or(|range| !range.contains(&at)));
+    let mut sizes = own.skip(1).take_while(|line| range(line).is_none());
+    kilobytes(sizes.find_map(|line| line.strip_prefix("FilePmdMapped:"))?)
+}
+
+/// Bytes, where the system writes ` 42 kB`.
+#[cfg(target_os = "linux")]
+fn kilobytes(size: &str) -> Option<usize> {
+    size.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// Threads that read: pages are cleared before they are filled, which is work for every core.
+#[cfg(target_os = "linux")]
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(8)
+}
+
 /// Reads parts of files, one behind the other, and tells where each stands; `None` where the system has no huge pages, or
 /// too little memory.
 #[cfg(target_os = "linux")]
@@ -80,8 +139,6 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
         pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
     }
-    // The pages are cleared before they are filled: work for every core.
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
     let pieces = Mutex::new(pieces.into_iter());
     let next = || pieces.lock().ok()?.next();
     let read = || {
@@ -98,11 +155,19 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
         })
     };
     let whole = thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+        let readers: Vec<_> = (0..threads()).map(|_| scope.spawn(read)).collect();
         readers.into_iter().all(|reader| reader.join().unwrap_or(false))
     });
     drop(pieces);
     if whole { Some((memory.make_read_only().ok()?, places)) } else { None }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn ask(_: &Mmap) {}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn are_mapped(_: &[&[u8]]) -> bool {
+    false
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -122,14 +187,25 @@ fn given() -> Option<bool> {
 fn available() -> Option<usize> {
     let all = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
+    kilobytes(line)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::io::Write;
 
+    use memmap2::{Advice, MmapMut};
+
     use super::*;
+
+    #[test]
+    fn mappings_tell_how_much_of_them_is_in_huge_pages() {
+        let memory = MmapMut::map_anon(SAMPLE * PAGE).unwrap();
+        memory.advise(Advice::HugePage).unwrap();
+        assert_eq!(mapped_huge(memory[PAGE..].as_ptr() as usize), Some(0), "it is of no file");
+        assert!(!are_mapped(&[&memory]));
+        assert_eq!(mapped_huge(0), None, "nothing is mapped there");
+    }
 
     #[test]
     fn parts_stand_one_behind_the_other() {

@@ -104,6 +104,7 @@ impl Bytes {
         // SAFETY: the file must not be changed while it is mapped; the documentation of
         // `Model::open` says so, as every program that maps its models does.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        huge::ask(&map);
         Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(Mapped { file, map })) })
     }
 
@@ -263,8 +264,9 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// What a CPU runs: tensors are read into huge pages where the system has them, but for the embeddings, of which a token
-    /// needs one row; rows of matrices stand side by side there if that is wanted, which only a CPU's executor knows to read.
+    /// What a CPU runs: tensors are in huge pages where the system has them, but for the embeddings, of which a token needs one
+    /// row. They stay where the file is mapped if its pages are huge, and are read otherwise; rows of matrices are read to stand
+    /// side by side if that is wanted, which only a CPU's executor knows to read.
     pub(crate) fn in_huge_pages(&self, beside: bool) -> Self {
         let mut tensors = self.tensors.clone();
         let mut mapped: Vec<_> = tensors
@@ -276,21 +278,26 @@ impl Checkpoint {
         if !mapped.is_sorted_by(|a, b| a.data.range.end <= b.data.range.start) {
             mapped.clear(); // what shares bytes would be read more than once
         }
+        let turn = |tensor: &Tensor| match tensor.shape[..] {
+            [rows, columns]
+                if beside && tensor.format.beside() && columns > 0 && rows.is_multiple_of(beside::ROWS) =>
+            {
+                tensor.format.row_bytes(columns).map(|row| (tensor.format, beside::ROWS * row))
+            }
+            _ => None,
+        };
+        let plain: Vec<_> =
+            mapped.iter().filter(|tensor| turn(tensor).is_none()).map(|t| &t.data[..]).collect();
+        if huge::are_mapped(&plain) {
+            mapped.retain(|tensor| turn(tensor).is_some());
+        }
         // What opening the file looked at counts as memory too.
         mapped.iter().for_each(|tensor| tensor.data.release());
         let parts: Vec<_> = mapped
             .iter()
             .filter_map(|tensor| {
-                let (source, format) = (tensor.data.source()?, tensor.format);
-                let turn = match tensor.shape[..] {
-                    [rows, columns]
-                        if beside && format.beside() && columns > 0 && rows.is_multiple_of(beside::ROWS) =>
-                    {
-                        format.row_bytes(columns).map(|row| (format, beside::ROWS * row))
-                    }
-                    _ => None,
-                };
-                Some(huge::Part { source, range: tensor.data.range.clone(), turn })
+                let source = tensor.data.source()?;
+                Some(huge::Part { source, range: tensor.data.range.clone(), turn: turn(tensor) })
             })
             .collect();
         if let Some((memory, places)) = huge::read(&parts) {
