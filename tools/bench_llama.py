@@ -143,8 +143,8 @@ def best_peer(python: str, path: str, threads: int) -> Peer:
     return Peer(python, path, threads, rates[1] > rates[0])
 
 
-def ours(path: str | None, threads: int, only: str, repeats: int = 1, *, fast: bool = False) -> dict:
-    line = [COMMAND, "--json", "--device", "cpu", "--threads", str(threads), *(["--model", path] if path else [])]
+def ours(path: str, threads: int, only: str, repeats: int = 1, *, fast: bool = False) -> dict:
+    line = [COMMAND, "--json", "--device", "cpu", "--threads", str(threads), "--model", path]
     line += ["--fast"] * fast
     line += ["bench", "--repeats", str(repeats), "--lengths", str(PREFILL), "--only", only]
     return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
@@ -155,22 +155,28 @@ def medians(answer: dict) -> dict[str, float]:
     return {names[name.split()[0]]: row["median"] for name, row in answer["measured"].items()}
 
 
-def compare(python: str | None, path: str, threads: int, pairs: int, peaks: dict) -> None:
+def compare(python: str | None, path: str, threads: int, pairs: int) -> None:
     peer = best_peer(python, path, threads) if python else None
-    runs: list[tuple[dict, dict]] = []
+    runs: list[tuple[dict, dict, dict]] = []
     for _ in range(pairs):
         answer = ours(path, threads, "prefill")
         one = medians(answer) | {"memory": answer["peak_memory"] / 1e6}  # as llama.cpp's, after a prefill
         one |= medians(ours(path, threads, MEASURES)) | medians(ours(path, threads, "first-token"))
         one["fast"] = medians(ours(path, threads, "prefill", fast=True))["prefill"]
+        # Of the same minute, since other guests of a machine take of its memory's rate.
+        plain, fast = (ours(path, threads, "peaks", 5, fast=fast) for fast in (False, True))
+        peaks = {
+            "prefill": plain["arithmetic_gop_s"],
+            "fast": fast["arithmetic_gop_s"],
+            "decode": plain["bandwidth_gb_s"],
+        }
         other = peer.ask("measure") | peer.ask("first_token") | peer.ask("memory") if peer else {}
-        runs.append((one, other | {"fast": other["prefill"]} if peer else {}))
+        runs.append((one, other | {"fast": other["prefill"]} if peer else {}, peaks))
     if peer:
         peer.close()
     head, weights = answer["head_weights"], answer["weights"]
     operations = 2 * (weights - head + head / PREFILL)
     work = {"prefill": operations, "fast": operations, "decode": answer["bytes_per_token"]}
-    floors = {key: peaks[key] * 1e9 / each for key, each in work.items()}
     rows = {
         "prefill": f"prefill {PREFILL} tokens, tok/s",
         "fast": "the same, activations of 8 bits (--fast), tok/s",
@@ -181,13 +187,17 @@ def compare(python: str | None, path: str, threads: int, pairs: int, peaks: dict
         "memory": "peak memory, MB",
     }
     for key, name in rows.items():
-        us = statistics.median(a[key] for a, _ in runs)
+        us = statistics.median(a[key] for a, _, _ in runs)
         cells = [f"{us:.4g}", "", ""]
         if peer:
-            cells[1] = f"{statistics.median(b[key] for _, b in runs):.4g}"
-            ratio = statistics.median(a[key] / b[key] for a, b in runs)
-            cells[2] = f"{ratio if key in floors else 1 / ratio:.2f}"
-        floor = [f"{floors[key]:.4g}", f"{100 * us / floors[key]:.0f} %"] if key in floors else ["", ""]
+            cells[1] = f"{statistics.median(b[key] for _, b, _ in runs):.4g}"
+            ratio = statistics.median(a[key] / b[key] for a, b, _ in runs)
+            cells[2] = f"{ratio if key in work else 1 / ratio:.2f}"
+        floor = ["", ""]
+        if key in work:
+            floors = [peaks[key] * 1e9 / work[key] for _, _, peaks in runs]
+            reached = statistics.median(a[key] / floor for (a, _, _), floor in zip(runs, floors, strict=True))
+            floor = [f"{statistics.median(floors):.4g}", f"{100 * reached:.0f} %"]
         print("|", " | ".join([Path(path).stem, str(threads), name, *cells, *floor]), "|", flush=True)
 
 
@@ -204,13 +214,11 @@ def main() -> None:
     if not args.python:
         print("without llama.cpp: LLAMA_PYTHON does not say where it is")
     for threads in map(int, args.threads.split(",")):
-        plain, fast = (ours(None, threads, "peaks", 5, fast=fast) for fast in (False, True))
-        peaks = {"prefill": plain["arithmetic_gop_s"], "fast": fast["arithmetic_gop_s"], "decode": plain["bandwidth_gb_s"]}
-        print("\n{0} threads: memory {decode:.1f} GB/s, {prefill:.0f} GOP/s, fast {fast:.0f} GOP/s\n".format(threads, **peaks))
+        print()
         print("| model | threads | | web-rwkv | llama.cpp | times faster | floor | reached |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for path in args.models:
-            compare(args.python, path, threads, args.pairs, peaks)
+            compare(args.python, path, threads, args.pairs)
 
 
 if __name__ == "__main__":
