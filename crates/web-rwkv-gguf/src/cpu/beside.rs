@@ -14,8 +14,10 @@ use super::{
     rounded::{Integers, SHARED, Token},
 };
 
-/// How far ahead weights are asked for.
-const AHEAD: usize = 2048;
+/// How far ahead weights are asked for that are read in streams of so many bytes. What is asked for past the end of one is lost.
+pub(super) fn ahead(stream: usize) -> usize {
+    (stream / 32).clamp(2048, 6144)
+}
 
 /// `R` times eight rows of blocks times `T` tokens. With codes u = code + BIAS, and x = x' + lost where x' is rounded,
 /// `Σ (code · scale + offset) x` over a group is `scale (Σ u x' + m Σ lost − BIAS Σ x) + offset Σ x`, with the middle m of all u
@@ -23,13 +25,15 @@ const AHEAD: usize = 2048;
 pub(super) struct Few<'a, Q, const R: usize, const T: usize> {
     pub(super) eights: [&'a [[Q; ROWS]]; R],
     pub(super) x: [Token<'a>; T],
+    /// See [`ahead`].
+    pub(super) ahead: usize,
 }
 
 impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
     type Output = [[[f32; ROWS]; R]; T];
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> Self::Output {
-        let Self { eights, x } = self;
+        let Self { eights, x, ahead } = self;
         let (blocks, groups) = (eights[0].len(), Q::LEN / Q::GROUP);
         const { assert!(Q::LEN == 8 * SHARED) };
         // How many eights a register has lanes for.
@@ -69,7 +73,7 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
                         ($i:expr) => {
                             for place in places {
                                 prefetch::<V>(
-                                    place.wrapping_add(AHEAD + $i * size_of::<Q>()),
+                                    place.wrapping_add(ahead + $i * size_of::<Q>()),
                                     size_of::<Q>(),
                                 );
                             }

@@ -14,7 +14,7 @@ use crate::{
 use super::{
     Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
-    beside::{Few, Pack as PackBeside},
+    beside::{Few, Pack as PackBeside, ahead},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
     floats,
     gemm::{self, PANEL},
@@ -420,6 +420,7 @@ impl Panel<'_> {
         let mut all = [Token::default(); SEVERAL];
         (0..tokens).for_each(|t| all[t] = x.token(t, 0));
         let (end, apart) = (self.at + self.rows, self.rows.div_ceil(STREAMS * beside::ROWS) * beside::ROWS);
+        let ahead = ahead(apart * w.row_bytes());
         for at in (self.at..self.at + apart).step_by(beside::ROWS) {
             // The last eight are repeated at the end.
             let eights: [&[[Q; beside::ROWS]]; STREAMS] =
@@ -428,7 +429,7 @@ impl Panel<'_> {
             unsafe {
                 tiles!([2] of 2, 0..tokens, |t, N| {
                     let x = *all[t..].first_chunk().expect("tokens of a tile");
-                    let sums = V::call(Few::<_, STREAMS, N> { eights, x });
+                    let sums = V::call(Few::<_, STREAMS, N> { eights, x, ahead });
                     for (i, sums) in sums.iter().enumerate() {
                         for (row, sums) in (at..end).step_by(apart).zip(sums) {
                             let y = self.job.y.part(t + i, row, beside::ROWS);
