@@ -18,7 +18,7 @@ pub(super) const LINE: usize = 64;
 pub(super) const PART: usize = 512;
 
 /// How far ahead weights are asked for: bit by bit, so that memory is never idle nor overrun.
-pub(super) const AHEAD: usize = 1024;
+pub(super) const AHEAD: usize = 2048;
 
 /// Asks for the `len` bytes from `at`, which need not be there.
 ///
