@@ -197,7 +197,11 @@ impl<const R: usize, const T: usize> AlongFloats<'_, R, T> {
         unsafe {
             let mut acc = [[V::splat(0.0); T]; R];
             for k in (0..whole).step_by(V::LANES) {
-                let w: [V; R] = from_fn(|r| load(w[r].as_ptr().add(SIZE * k)));
+                let w: [V; R] = from_fn(|r| {
+                    let at = w[r].as_ptr().add(SIZE * k);
+                    V::prefetch(at.wrapping_add(AHEAD));
+                    load(at)
+                });
                 for t in 0..T {
                     let x = V::load(x[t].as_ptr().add(k));
                     for r in 0..R {
