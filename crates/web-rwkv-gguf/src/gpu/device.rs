@@ -78,8 +78,8 @@ fn tier(adapter: &wgpu::Adapter) -> Tier {
     let i = adapter.get_info();
     let has = |f| adapter.features().contains(f);
     let subgroups = has(wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16) && i.subgroup_min_size >= 8;
-    // A tile belongs to a subgroup, so that its size must be known.
-    let fixed = i.subgroup_min_size == i.subgroup_max_size;
+    // A tile belongs to a subgroup, so that its size must be known; four bring whole tiles of inputs.
+    let fixed = i.subgroup_min_size == i.subgroup_max_size && i.subgroup_min_size >= 16;
     let f16 = |m: &wgpu::CooperativeMatrixProperties| {
         (m.m_size, m.n_size, m.k_size) == (16, 16, 16)
             && m.ab_type == wgpu::CooperativeScalarType::F16

@@ -32,9 +32,19 @@ fn input_at(job: Job, token: u32, i: u32) -> u32 {
     return (job.x + (token + i / 64u * 16u) * job.x_width) / 8u + i % 64u;
 }
 
-/// Puts it into a row of the workgroup's memory, from `first` on.
-fn put_input(first: u32, i: u32, x: vec4<u32>) {
-    let at = first + X_STRIDE * (i / 64u * 16u + i % 32u / 2u) + 4u * (i / 32u % 2u) + 2u * (i % 2u);
+/// Where it belongs in the workgroup's memory.
+fn input_to(i: u32) -> u32 {
+    return X_STRIDE * (i / 64u * 16u + i % 32u / 2u) + 4u * (i / 32u % 2u) + 2u * (i % 2u);
+}
+
+/// From a thread's vector to its next, as many on as there are threads, which bring whole tiles: both.
+fn input_step(job: Job) -> u32 {
+    return THREADS / 32u * job.x_width;
+}
+
+const TO_STEP: u32 = THREADS / 4u * X_STRIDE;
+
+fn put_input(at: u32, x: vec4<u32>) {
     let two = halves_in(x);
     x_tile[at] = two[0];
     x_tile[at + 1u] = two[1];

@@ -39,7 +39,7 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
             }
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            put_input(0u, t.index + i * THREADS, x[i]);
+            put_input(input_to(t.index + i * THREADS), x[i]);
         }
         workgroupBarrier();
         let next = min(chunk + 1u, end - 1u);

@@ -9,6 +9,8 @@ const WHOLE_FORMAT: bool = UNITS_FORMAT == 1u;
 const SPAN_FORMAT: u32 = (UNITS_FORMAT + 1u) / 2u;
 const FETCH_FORMAT: u32 = 16u * DEEP * SPAN_FORMAT / LANES;
 const EARLY_FORMAT: bool = !WHOLE_FORMAT && EARLY == 1u;
+/// Whether places of inputs are one for a thread and even steps from there: blocks in larger tiles win by it, others lose.
+const STEPS_FORMAT: bool = WHOLE_FORMAT && TOKENS > 64u;
 
 fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u32, pitch: u32) {
     let chunks = job.columns / 32u;
@@ -22,9 +24,12 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
         let row = first + own + (t.lane + i * LANES) / SPAN_FORMAT;
         w_at[i] = job.weights + min(row, job.rows - 1u) * job.stride;
     }
+    let x_first = input_at(job, token, t.index);
+    let x_step = input_step(job);
+    let x_to = input_to(t.index);
     var x_at: array<u32, FETCH_X>;
     for (var i = 0u; i < FETCH_X; i++) {
-        x_at[i] = input_at(job, token, t.index + i * THREADS);
+        x_at[i] = select(input_at(job, token, t.index + i * THREADS), x_first + i * x_step, STEPS_FORMAT);
     }
     let w_to = W_STRIDE * (own + t.lane / SPAN_FORMAT) + 4u / SPAN_FORMAT * unit;
     var sums: array<array<coop_mat16x16<f32, C>, WIDE>, DEEP>;
@@ -47,7 +52,8 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
     for (var chunk = begin; chunk < end; chunk++) {
         for (var i = 0u; i < FETCH_X; i++) {
             if t.index + i * THREADS < 4u * TOKENS {
-                put_input(turn, t.index + i * THREADS, x[i]);
+                let to = select(input_to(t.index + i * THREADS), x_to + i * TO_STEP, STEPS_FORMAT);
+                put_input(turn + to, x[i]);
             }
         }
         workgroupBarrier();
@@ -60,7 +66,7 @@ fn product_FORMAT(t: Thread, job: Job, first: u32, token: u32, part: u32, out: u
             }
         }
         for (var i = 0u; i < FETCH_X; i++) {
-            x[i] = inputs[x_at[i] + 64u * next];
+            x[i] = inputs[select(x_at[i], x_first + i * x_step, STEPS_FORMAT) + 64u * next];
         }
         for (var k = 0u; k < depth; k += 4u) {
             for (var i = 0u; i < FETCH_FORMAT; i++) {
