@@ -76,6 +76,10 @@ const LONG: usize = 24;
 const SENDERS: usize = 10;
 /// Heads of long sequences up to which two workgroups share one.
 const HEADS: usize = 128;
+/// Kinds of several texts, by their lengths, of which is kept what was recorded: a schema's fields and questions, and others.
+const TEXTS: usize = 4;
+/// Bytes of weights from which on: a device has done with less before this machine has recorded it. Those of tests are small.
+const LARGE: u64 = if cfg!(test) { 1 } else { 1 << 28 };
 /// Up to so many sequences run on before their tokens are seen, for so many steps, each of which leaves a state of each.
 const AHEAD: [(usize, usize); 2] = [(8, 2), (64, 1)];
 
@@ -121,6 +125,8 @@ struct Memory {
     outgoing: Option<wgpu::Buffer>,
     groups: HashMap<Bound, wgpu::BindGroup>,
     ahead: Option<Ahead>,
+    /// Chunks of several texts that came, and what was recorded for more that are like them.
+    texts: VecDeque<(Like, Option<Recording>)>,
     /// What is wanted of a batch comes through here.
     results: wgpu::Buffer,
     /// Since when batches run that nobody has waited for, and their tokens.
@@ -132,6 +138,7 @@ impl Memory {
     fn renew(&mut self) {
         self.groups.clear();
         self.ahead = None;
+        self.texts.clear();
     }
 }
 
@@ -240,7 +247,9 @@ pub(crate) struct Batch<'a> {
     alone: bool,
     /// Whether the device has nothing to do while the chunk is recorded.
     idle: bool,
+    /// What is left of tails to be moved, of all.
     tails: Option<&'a Tails>,
+    all_tails: Option<&'a Tails>,
     choices: &'a [Choice],
     /// What the submitted operations choose.
     chosen: Option<Arc<Chosen>>,
@@ -288,12 +297,15 @@ struct Recording {
     /// How many dispatches there are, and what they are, if they are timed.
     dispatches: usize,
     timed: Vec<OpTime>,
+    /// Where the table tells of tails, if there are some.
+    tails_at: usize,
 }
 
-/// What makes chunks of one token for each sequence alike, beside their states: the wanted rows, and how many tokens are
-/// chosen by them.
-#[derive(PartialEq)]
+/// What makes chunks alike, beside their tokens and states: the lengths of their sequences, the wanted rows, and how many tokens
+/// are chosen by them.
+#[derive(Clone, PartialEq)]
 struct Like {
+    lengths: Vec<usize>,
     rows: [Vec<usize>; 2],
     choices: usize,
 }
@@ -433,6 +445,7 @@ impl Gpu {
             outgoing: None,
             groups: HashMap::new(),
             ahead: None,
+            texts: VecDeque::new(),
             results: context.mappable(1 << 20),
             running: None,
         };
@@ -631,8 +644,13 @@ impl Gpu {
             self.end_chain(b);
             let mut recording = std::mem::take(&mut b.recording);
             self.finish(&mut recording, &b.memory, wanted);
-            let slots = b.slots.iter().map(|(_, slot)| slot.clone()).collect();
-            b.memory.ahead = b.like.take().map(|like| Ahead { like, recording, slots });
+            let like = b.like.take().expect("`submit` asked for more");
+            if b.alone {
+                let slots = b.slots.iter().map(|(_, slot)| slot.clone()).collect();
+                b.memory.ahead = Some(Ahead { like, recording, slots });
+            } else if let Some((_, kept)) = b.memory.texts.iter_mut().find(|(known, _)| *known == like) {
+                *kept = Some(recording);
+            }
         }
     }
 
@@ -826,6 +844,43 @@ mod tests {
         for _ in 0..3 {
             assert_eq!([text(false), text(true)], first);
         }
+    }
+
+    /// Texts of lengths that come again run as they were recorded before, with their own tokens and states.
+    #[test]
+    fn texts_that_are_recorded_ahead_are_read_as_others_are() {
+        if devices().is_empty() {
+            return println!("skipped: no GPU with a driver for Vulkan, Metal or DirectX 12");
+        }
+        let checkpoint = self_test::checkpoint();
+        let net = || Net::new(Gpu::new(Wanted::default(), &checkpoint).unwrap(), &checkpoint).unwrap();
+        let read = |net: &Net<Gpu>, lengths: &[u32], first: u32, states: &mut [State]| {
+            let text = |length: &u32| {
+                let tokens = (first..first + length).map(|i| i * 5 % 32).collect::<Vec<_>>();
+                RnnInputBatch::new(tokens, RnnOption::Last)
+            };
+            let batches = lengths.iter().map(text).collect();
+            let mut output = RnnOutput(vec![vec![]; lengths.len()]);
+            let chunk = RnnInput::new(batches, RnnInput::CHUNK).chunks(RnnInput::CHUNK).remove(0);
+            net.forward(&chunk, states, &mut output).unwrap();
+            let contents: Vec<_> = states.iter().map(|s| s.as_slice().unwrap().to_vec()).collect();
+            (output.0, contents)
+        };
+        let kept =
+            |net: &Net<Gpu>| net.ops.memory.lock().unwrap().texts.iter().filter(|t| t.1.is_some()).count();
+        let (ours, other) = (net(), net());
+        for first in 0..3 {
+            // In new states, of a token each, and in the states that these leave.
+            for lengths in [[5, 7, 0], [4, 3, 9]] {
+                let [mut states, mut wanted] = [(); 2].map(|()| vec![State::zero(self_test::SHAPE); 3]);
+                for lengths in [lengths, [1; 3], lengths] {
+                    other.ops.memory.lock().unwrap().texts.clear();
+                    let want = read(&other, &lengths, first, &mut wanted);
+                    assert!(read(&ours, &lengths, first, &mut states) == want, "{first}: {lengths:?}");
+                }
+            }
+        }
+        assert_eq!([kept(&ours), kept(&other)], [2, 0]);
     }
 
     /// More states than slots: a batch of two after another, in turn.

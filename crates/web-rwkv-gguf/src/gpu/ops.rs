@@ -146,8 +146,17 @@ impl Ops for Gpu {
         let choices_at = sequence_of + tokens as u32;
         Self::bind(m, &pool);
         self.leave_chains(m);
+        let alone = chunk.seqs.iter().all(|seq| seq.len == 1);
+        let is_large = m.weights.iter().map(|w| w.used).sum::<u64>() >= LARGE;
+        let texts = !alone && sequences > 1 && chunk.choices.is_empty() && is_large;
+        let like = Like {
+            lengths: chunk.seqs.iter().map(|seq| seq.len).collect(),
+            rows: chunk.rows.map(<[usize]>::to_vec),
+            choices: chunk.choices.len(),
+        };
+        let mut may_follow = (alone || texts) && chunk.coming.is_empty() && self.profile.is_none();
         let ahead = m.ahead.take().filter(|ahead| ahead.fits(&chunk));
-        let recorded = ahead.is_some();
+        let mut recorded = ahead.is_some();
         let (recording, slots) = if let Some(Ahead { mut recording, slots, .. }) = ahead {
             recording.table[tokens_at as usize..sequence_of as usize].copy_from_slice(chunk.tokens);
             (recording, slots)
@@ -163,17 +172,38 @@ impl Ops for Gpu {
                 let (from, to) = (4 * *row as u64, 4 * (tokens_at as usize + token) as u64);
                 encoder.copy_buffer_to_buffer(&chosen.buffers[0], from, &m.table, to, 4 * run.len() as u64);
             }
-            let places = slots.iter().map(|(before, after)| [*before, after.index()]);
-            let mut table = head(chunk.seqs, chunk.tokens, places);
+            let places = || slots.iter().map(|(before, after)| [*before, after.index()]);
+            let mut table = head(chunk.seqs, chunk.tokens, places());
+            let mut kept = None;
+            if texts && may_follow {
+                let known = m.texts.iter_mut().find(|(known, _)| *known == like);
+                // What comes a second time may come more often.
+                may_follow = known.is_some();
+                kept = known.and_then(|(_, recording)| recording.take());
+                if !may_follow {
+                    m.texts.truncate(TEXTS - 1);
+                    m.texts.push_front((like.clone(), None));
+                }
+            }
             table.resize(table.len() + CHOICE as usize * chunk.choices.len(), 0);
-            let chain = self.chain(m, &chunk);
-            let slots = slots.into_iter().map(|(_, after)| after).collect();
-            (Recording { encoder: Some(encoder), table, chain, ..Recording::default() }, slots)
+            recorded = kept.is_some();
+            let recording = match kept {
+                Some(mut recording) => {
+                    recording.table[..table.len()].copy_from_slice(&table);
+                    if let Some(tails) = chunk.tails {
+                        let head = head(&tails.seqs, &tails.rows, places());
+                        recording.table[recording.tails_at..][..head.len()].copy_from_slice(&head);
+                    }
+                    recording
+                }
+                None => {
+                    let chain = self.chain(m, &chunk);
+                    Recording { encoder: Some(encoder), table, chain, ..Recording::default() }
+                }
+            };
+            (recording, slots.into_iter().map(|(_, after)| after).collect())
         };
-        let alone = chunk.seqs.iter().all(|seq| seq.len == 1);
-        let may_follow = alone && chunk.coming.is_empty() && self.profile.is_none();
-        let like = may_follow
-            .then(|| Like { rows: chunk.rows.map(<[usize]>::to_vec), choices: chunk.choices.len() });
+        let like = may_follow.then_some(like);
         let outgoing = if let ([_], false) = (&slots[..], alone) { pool.outgoing() } else { None };
         // Nothing is written where there are no tokens.
         let changed = chunk.seqs.iter().zip(slots).filter(|(seq, _)| seq.len > 0);
@@ -193,6 +223,7 @@ impl Ops for Gpu {
             unfinished: None,
             moved: None,
             tails: chunk.tails,
+            all_tails: chunk.tails,
             choices: chunk.choices,
             chosen: None,
             sequences_at: 0,
@@ -225,13 +256,14 @@ impl Ops for Gpu {
         b.recording.timed = timed; // for `close`
         b.ahead = b.like.is_some();
         if b.ahead {
-            // Tokens and choices are put in when they are known; states are where this chunk leaves them.
+            // Tokens and choices are put in when they are known, and states of texts; others are where this chunk leaves them.
             table.truncate(b.choices_at as usize + CHOICE as usize * b.choices.len());
             for words in table.chunks_exact_mut(SEQUENCE as usize).take(b.sequences) {
                 words[0] = words[1];
             }
             b.recording.table = table;
             b.recording.chain.kernel = chain.kernel;
+            (b.tails, b.sequences_at, b.sequence_of) = (b.all_tails, 0, b.tokens_at + b.tokens as u32);
         }
         b.ahead
     }
@@ -498,7 +530,8 @@ impl Ops for Gpu {
         let slots = b.recording.table.chunks(SEQUENCE as usize).map(|words| [words[0], words[1]]);
         let head = head(&tails.seqs, &tails.rows, slots);
         let count = tails.rows.len();
-        b.sequences_at = b.recording.table.len() as u32;
+        b.recording.tails_at = b.recording.table.len();
+        b.sequences_at = b.recording.tails_at as u32;
         b.sequence_of = b.sequences_at + (head.len() - count) as u32;
         b.recording.table.extend(head);
         [x.tokens, y.tokens] = [count; 2];
