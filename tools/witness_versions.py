@@ -60,7 +60,8 @@ def random_model(version: str, n: int, rng: np.random.Generator) -> dict:
         if four:
             w[att + "time_decay"], w[att + "time_first"] = rng.normal(-1, 2, C), rng.normal(0, 1, C)
         elif version in ("v5_0", "v5_1"):
-            w[att + "time_decay"], w[att + "time_first"] = rng.normal(-1, 1, h), rng.normal(-1, 0.5, h)
+            # Slow, as trained ones are: what heads give is then of many tokens, and seldom vanishes before its norm.
+            w[att + "time_decay"], w[att + "time_first"] = rng.normal(-3, 1, h), rng.normal(-1, 0.5, h)
         else:
             w[att + "time_decay"] = rng.normal(-1, 1, (1, 1, C) if six else (h, n))
             w[att + "time_faaaa"] = rng.normal(0, 0.5, (h, n))
