@@ -10,7 +10,7 @@ use crate::{
 
 use super::{
     Matrix, Shared,
-    dot::LINE,
+    dot::prefetch_kept,
     level::{Kernel, Vector},
     lines::Lines,
     math::Fast,
@@ -245,11 +245,9 @@ impl Target {
     /// As [`Vector`].
     #[inline(always)]
     unsafe fn fetch<V: Vector>(self, t: usize) {
-        let y = self.y.place(t, self.at, self.rows).cast::<u8>();
-        for line in (0..self.rows * size_of::<f32>()).step_by(LINE) {
-            // SAFETY: the caller's promise is handed on.
-            unsafe { V::prefetch_kept(y.wrapping_add(line)) };
-        }
+        let y = self.y.place(t, self.at, self.rows);
+        // SAFETY: the caller's promise is handed on.
+        unsafe { prefetch_kept::<V>(y.cast(), self.rows * size_of::<f32>()) };
     }
 
     /// Puts the sums of rows and of `T` tokens from `t`, `[T, R · LANES]`, through the activation and writes them.

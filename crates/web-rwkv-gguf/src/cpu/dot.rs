@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Bytes of a line of the cache.
-pub(super) const LINE: usize = 64;
+const LINE: usize = 64;
 
 /// Columns that are decoded at once: those of all tokens stay in the first-level cache.
 pub(super) const PART: usize = 512;
@@ -29,6 +29,18 @@ pub(super) unsafe fn prefetch<V: Vector>(at: *const u8, len: usize) {
     for line in (0..len).step_by(LINE) {
         // SAFETY: the caller's promise is handed on.
         unsafe { V::prefetch(at.wrapping_add(line)) };
+    }
+}
+
+/// Asks for the `len` bytes from `at`, which need not be there and will be wanted again.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn prefetch_kept<V: Vector>(at: *const u8, len: usize) {
+    for line in (0..len).step_by(LINE) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { V::prefetch_kept(at.wrapping_add(line)) };
     }
 }
 

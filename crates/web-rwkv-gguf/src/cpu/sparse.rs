@@ -3,7 +3,7 @@
 
 use super::{
     Acts, Cpu, Shared,
-    dot::LINE,
+    dot::prefetch_kept,
     gemm::PANEL,
     level::{Kernel, Vector, dispatch},
 };
@@ -89,7 +89,7 @@ impl Kernel for Columns<'_> {
             // SAFETY: this runs inside `dispatch`; x and w have a column for each bit, and sums have all registers.
             unsafe {
                 let ahead = x.as_ptr().wrapping_add(AHEAD * self.x.width).cast::<u8>();
-                (0..4 * columns).step_by(LINE).for_each(|line| V::prefetch_kept(ahead.wrapping_add(line)));
+                prefetch_kept::<V>(ahead, 4 * columns);
                 let (x, w, sums) = (x.as_ptr(), w.as_ptr(), sums.as_mut_ptr());
                 let mut acc = [V::splat(0.0); REGISTERS];
                 let acc = &mut acc[..registers];

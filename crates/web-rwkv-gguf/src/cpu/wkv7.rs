@@ -7,7 +7,7 @@ use crate::{
 
 use super::{
     Acts, Cpu, Level, Shared,
-    dot::LINE,
+    dot::prefetch_kept,
     level::{Kernel, Lanes, Vector, dispatch},
     lines::Lines,
     math::{Exact, Fast, Math},
@@ -154,10 +154,8 @@ impl Recurrence<'_> {
         let Heads { r, w, k, v, a, g, kk, .. } = self.out.t;
         for x in [r, w, k, v, a, kk, g] {
             let row = self.part(x, t);
-            for line in (0..self.head.n).step_by(LINE / size_of::<f32>()) {
-                // SAFETY: the caller's promise is handed on.
-                unsafe { V::prefetch_kept(row[line..].as_ptr().cast()) };
-            }
+            // SAFETY: the caller's promise is handed on.
+            unsafe { prefetch_kept::<V>(row.as_ptr().cast(), size_of_val(row)) };
         }
     }
 
