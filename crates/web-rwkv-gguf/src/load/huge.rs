@@ -139,15 +139,17 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
         pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
         left = rest;
     }
-    let pieces = Mutex::new(pieces.into_iter());
-    let next = || pieces.lock().ok()?.next();
+    // Two threads that are the first in one page would both clear one for it.
+    let page = |to: &[u8]| to.as_ptr() as usize / PAGE;
+    let pages = Mutex::new(pieces.chunk_by_mut(|a, b| page(a.2) == page(b.2)));
+    let next = || pages.lock().ok()?.next();
     let read = || {
         let mut rows = vec![];
-        iter::from_fn(next).all(|(source, at, to, turn)| match *turn {
-            None => source.read(to, at),
+        iter::from_fn(next).flatten().all(|(source, at, to, turn)| match **turn {
+            None => source.read(to, *at),
             Some((format, eight)) => {
                 rows.resize(to.len(), 0);
-                let whole = source.read(&mut rows, at);
+                let whole = source.read(&mut rows, *at);
                 let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
                 eights.for_each(|(rows, eight)| format.turn(rows, eight));
                 whole
@@ -158,7 +160,6 @@ pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
         let readers: Vec<_> = (0..threads()).map(|_| scope.spawn(read)).collect();
         readers.into_iter().all(|reader| reader.join().unwrap_or(false))
     });
-    drop(pieces);
     if whole { Some((memory.make_read_only().ok()?, places)) } else { None }
 }
 
