@@ -213,7 +213,7 @@ pub(super) unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
     // SAFETY: all places are below `LANES · n`; what x points to need not be aligned.
     unsafe {
         for i in (0..whole).step_by(V::LANES) {
-            V::transpose(x.add(i).cast(), n, y.as_mut_ptr().add(i * V::LANES).cast(), V::LANES);
+            V::transpose(x.add(i).cast(), 4 * n, y.as_mut_ptr().add(i * V::LANES).cast(), 4 * V::LANES);
         }
         for i in whole..n {
             for r in 0..V::LANES {

@@ -3,13 +3,13 @@
 use std::{hint, marker::PhantomData, ptr};
 
 use crate::format::{
-    Bits, Eights,
+    Bits, Eights, Format,
     beside::{Beside, ROWS},
 };
 
 use super::{
     across::Packed,
-    dot::{eight_parts, prefetch},
+    dot::{eight_parts, prefetch, prefetch_kept},
     level::{Kernel, Lanes, Vector},
     rounded::{Integers, SHARED, Token},
 };
@@ -112,6 +112,46 @@ impl<Q: Beside, const R: usize, const T: usize> Kernel for Few<'_, Q, R, T> {
             }
         }
         sums
+    }
+}
+
+/// Puts blocks of eight rows side by side, which begin `apart` bytes behind one another.
+pub(super) struct Turn<'a> {
+    pub(super) format: Format,
+    pub(super) rows: &'a [u8],
+    pub(super) apart: usize,
+    /// How many bytes behind these the next rows are, which are asked for.
+    pub(super) next: usize,
+    pub(super) eight: &'a mut [u8],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { format, rows, apart, next, eight } = self;
+        let (words, rest) = (format.block_bytes() / 4, format.block_bytes() % 4);
+        assert!(V::Eight::LANES == ROWS && words >= ROWS);
+        for (i, to) in eight.chunks_exact_mut(ROWS * format.block_bytes()).enumerate() {
+            let from = &rows[i * format.block_bytes()..];
+            let (to, rests) = to.split_at_mut(ROWS * 4 * words);
+            assert!(from.len() >= (ROWS - 1) * apart + format.block_bytes());
+            for word in (0..words).step_by(ROWS) {
+                let word = word.min(words - ROWS);
+                // SAFETY: this runs inside `dispatch`; so many words are in a block, and as many of eight in both.
+                unsafe {
+                    let (from, to) = (from.as_ptr().add(4 * word), to.as_mut_ptr().add(ROWS * 4 * word));
+                    V::Eight::transpose(from.cast(), apart, to.cast(), ROWS * 4);
+                }
+            }
+            for r in 0..ROWS {
+                // SAFETY: this runs inside `dispatch`.
+                unsafe {
+                    prefetch_kept::<V>(from.as_ptr().wrapping_add(r * apart + next), format.block_bytes())
+                };
+                rests[rest * r..][..rest].copy_from_slice(&from[r * apart + 4 * words..][..rest]);
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     batch::{Chunk, Sequence, Tails},
     format::Format,
-    load::{Bytes, ModelVersion},
+    load::{self, ModelVersion},
     lockstep::{Peek, nmse},
     ops::Act::{self, *},
     state::{State, StateShape},
@@ -79,21 +79,27 @@ pub(crate) fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns:
     Matrix { format, rows, columns, data: data.into() }
 }
 
-/// The same matrix with rows side by side, where its format may stand so.
-fn beside(w: &Matrix) -> Option<Matrix> {
-    let whole = w.format.beside() && w.rows.is_multiple_of(EIGHT);
-    let mut data = vec![0; w.data.len()];
-    let eight = EIGHT * w.row_bytes();
-    whole.then(|| {
-        let eights = w.data.chunks_exact(eight).zip(data.chunks_exact_mut(eight));
-        eights.for_each(|(rows, eight)| w.format.turn(rows, eight));
-        Matrix { data: Bytes::beside(&data), ..w.clone() }
-    })
+/// The same matrix with rows that are to stand side by side, and with those that do, where its format may stand so.
+#[cfg(target_os = "linux")]
+fn beside(w: &Matrix) -> Option<[Matrix; 2]> {
+    let turned = |steps| {
+        let (data, moves) = load::moving::beside(w.format, EIGHT * w.row_bytes(), &w.data);
+        (0..steps).for_each(|_| moves.step(1, &|format, rows, eight| format.turn(rows, eight)));
+        assert_eq!(data.beside().is_some(), steps > 1);
+        Matrix { data, ..w.clone() }
+    };
+    (w.format.beside() && w.rows.is_multiple_of(EIGHT)).then(|| [turned(0), turned(2)])
+}
+
+/// Elsewhere weights stay where they are.
+#[cfg(not(target_os = "linux"))]
+fn beside(_: &Matrix) -> Option<[Matrix; 2]> {
+    None
 }
 
 /// All of these, and once more those that take rows side by side.
 fn ways(w: &Matrix) -> impl Iterator<Item = (Cpu, Cow<'_, Matrix>)> {
-    let turned = beside(w).into_iter().flat_map(|w| {
+    let turned = beside(w).into_iter().flat_map(|[_, w]| {
         let levels = levels().filter(|cpu| cpu.level().beside());
         levels.map(move |cpu| (cpu, Cow::Owned(w.clone())))
     });
@@ -192,8 +198,12 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
     let scalar = Cpu::new(Level::Scalar, 1);
     let (format, rows, columns, tokens) = (w.format, w.rows, w.columns, x.tokens());
     let want = project(&scalar, w, x, Id);
-    if let Some(w) = beside(w) {
-        assert!(project(&scalar, &w, x, Id).data == want.data, "{}", format.name());
+    if let Some([waiting, moved]) = beside(w) {
+        assert!(project(&scalar, &moved, x, Id).data == want.data, "{}", format.name());
+        for cpu in levels().filter(|cpu| cpu.level().beside()) {
+            let same = project(&cpu, &waiting, x, Id).data == project(&cpu, &moved, x, Id).data;
+            assert!(same, "{} [{rows}, {columns}] × {tokens} {}", format.name(), cpu.level());
+        }
     }
     // Few sums may err much more than many do in the mean.
     let limit = |shared, codes| 8.0 * expected_error(w, x, shared, codes);

@@ -38,6 +38,7 @@ const AHEAD: usize = 8;
 /// What a thread computes a panel in.
 #[derive(Default)]
 pub(super) struct Scratch {
+    eights: [Lines<u8>; 1],
     rows: Lines<f32>, // [LANES, DEPTH]
     w: Lines<f32>,    // tiles of [DEPTH, 2 LANES]
     sums: Lines<f32>, // [T, PANEL]
@@ -60,8 +61,9 @@ impl Kernel for Panel<'_> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { w, at, rows, x, masks, act, y, scratch: Scratch { rows: decoded, w: panel, sums } } = self;
-        let (columns, tokens) = (w.columns, x.tokens());
+        let Self { w, at, rows, x, masks, act, y, scratch } = self;
+        let Scratch { eights, rows: decoded, w: panel, sums } = scratch;
+        let (columns, tokens, all) = (w.columns, x.tokens(), w.eights());
         let width = if masks.is_some() { PANEL } else { 2 * V::LANES };
         assert!(rows <= PANEL && PANEL.is_multiple_of(width) && columns <= x.width);
         decoded.resize(V::LANES * DEPTH);
@@ -74,7 +76,7 @@ impl Kernel for Panel<'_> {
                 for r in (0..rows).step_by(if w.data.is_beside() { EIGHT } else { V::LANES }) {
                     let to = &mut panel[r / width * width * DEPTH + r % width..];
                     if w.data.is_beside() {
-                        let eight = w.part(at + r, k, depth);
+                        let [eight] = all.parts::<V, 1>([at + r], AHEAD, (k, depth), eights);
                         prefetch::<V>(eight.as_ptr().wrapping_add(AHEAD * w.row_bytes()), eight.len());
                         with_beside!(w.format, Q => {
                             let blocks = format::beside::cast::<Q>(eight);
@@ -136,7 +138,7 @@ impl Kernel for Turn<'_> {
                 x.len() >= (V::LANES - 1) * DEPTH + V::LANES && y.len() >= (V::LANES - 1) * width + V::LANES
             );
             // SAFETY: both have the room.
-            unsafe { V::transpose(x.as_ptr(), DEPTH, y.as_mut_ptr(), width) };
+            unsafe { V::transpose(x.as_ptr(), 4 * DEPTH, y.as_mut_ptr(), 4 * width) };
         }
     }
 }

@@ -157,7 +157,7 @@ pub(super) trait Vector: Lanes {
     /// `LANES` numbers of 16 bits.
     unsafe fn load_f16(x: *const [u8; 2]) -> Self;
     unsafe fn load_bf16(x: *const [u8; 2]) -> Self;
-    /// `y[j][i] = x[i][j]` for i and j below `LANES`; the rows of x and y begin `from` and `to` numbers apart.
+    /// `y[j][i] = x[i][j]` for i and j below `LANES`; the rows of x and y begin `from` and `to` bytes apart.
     unsafe fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize);
     /// Signed codes as numbers: `code · scale + offset`, of which each half has its own.
     unsafe fn decode(codes: Self::Bytes, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]);
@@ -540,7 +540,7 @@ mod x86 {
     unsafe fn transpose_8(x: *const f32, from: usize, y: *mut f32, to: usize) {
         // SAFETY: x and y have the room that the caller promises.
         unsafe {
-            let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(x.add(i * from)));
+            let x: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(x.byte_add(i * from)));
             let mut a = x;
             for i in 0..4 {
                 a[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
@@ -552,8 +552,8 @@ mod x86 {
                 b[i + 1] = _mm256_shuffle_ps(a[j], a[j + 2], 0xee);
             }
             for i in 0..4 {
-                _mm256_storeu_ps(y.add(i * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
-                _mm256_storeu_ps(y.add((i + 4) * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+                _mm256_storeu_ps(y.byte_add(i * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+                _mm256_storeu_ps(y.byte_add((i + 4) * to), _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
             }
         }
     }
@@ -647,7 +647,7 @@ mod x86 {
                 _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(x.cast())), 16));
             fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize) = {
                 for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-                    transpose_8(x.add(i * from + j), from, y.add(j * to + i), to);
+                    transpose_8(x.byte_add(i * from).add(j), from, y.byte_add(j * to).add(i), to);
                 }
             };
             fn decode(codes: __m256i, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]) = {
@@ -760,11 +760,11 @@ mod arm {
             };
             fn load_bf16(x: *const [u8; 2]) -> float32x4_t = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x.cast()), 16));
             fn transpose(x: *const f32, from: usize, y: *mut f32, to: usize) = {
-                let x = float32x4x4_t(vld1q_f32(x), vld1q_f32(x.add(from)), vld1q_f32(x.add(2 * from)), vld1q_f32(x.add(3 * from)));
+                let x = float32x4x4_t(vld1q_f32(x), vld1q_f32(x.byte_add(from)), vld1q_f32(x.byte_add(2 * from)), vld1q_f32(x.byte_add(3 * from)));
                 let mut turned = [[0.0; 4]; 4];
                 vst4q_f32(turned.as_mut_ptr().cast(), x);
                 for (i, row) in turned.iter().enumerate() {
-                    vst1q_f32(y.add(i * to), vld1q_f32(row.as_ptr()));
+                    vst1q_f32(y.byte_add(i * to), vld1q_f32(row.as_ptr()));
                 }
             };
             fn decode(codes: uint8x16x2_t, scale: [f32; 2], offset: [f32; 2], y: &mut [f32; 32]) = {
@@ -962,7 +962,7 @@ mod tests {
                 }
                 let square: Vec<f32> = (0..17 * 16).map(|i| i as f32).collect();
                 let mut turned = vec![-1.0; 18 * 16];
-                V::transpose(square.as_ptr(), 17, turned.as_mut_ptr(), 18);
+                V::transpose(square.as_ptr(), 4 * 17, turned.as_mut_ptr(), 4 * 18);
                 for (i, y) in turned.into_iter().enumerate() {
                     let (j, i) = (i / 18, i % 18);
                     assert_eq!(y, if i < n && j < n { square[i * 17 + j] } else { -1.0 });

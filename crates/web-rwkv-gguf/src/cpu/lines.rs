@@ -14,6 +14,7 @@ struct Line([u8; 64]);
 
 /// A number of which any bytes are one.
 pub(super) trait Number: Copy {}
+impl Number for u8 {}
 impl Number for i32 {}
 impl Number for f32 {}
 

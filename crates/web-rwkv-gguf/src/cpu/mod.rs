@@ -28,11 +28,14 @@ use crate::{
     batch::{Sequence, Token},
     device::OpTime,
     format::{self, beside::ROWS as EIGHT},
+    load::Moves,
     ops::{
         Chunked, Ddlerp, FileMatrix as Matrix, Gates, Heads, Kind, Norm, Ops, Product, Rkv, Shift, Wkv4, Wkv6,
     },
     state::State,
 };
+use level::{Vector, dispatch};
+use lines::Lines;
 use pool::Pool;
 use profile::{Profile, Timer};
 use rows::{AddGated, Decay, Keys, Mix, MixOf, Residual, row};
@@ -48,6 +51,8 @@ pub(crate) struct Cpu {
     /// See [`Level::folds`].
     folds: bool,
     pool: Pool,
+    /// Weights that are not yet where they are read fastest.
+    moves: Moves,
     profile: Option<Profile>,
     watch: Option<Watch>,
 }
@@ -70,22 +75,61 @@ impl Matrix {
     }
 
     fn row(&self, i: usize, out: &mut [f32]) {
-        if self.data.is_beside() {
-            let (first, row) = (i / EIGHT * EIGHT, i % EIGHT);
-            let eight = self.part(first, 0, self.columns);
-            return format::decode(self.format, &self.format.row_of(eight, row), out);
-        }
         format::decode(self.format, self.part(i, 0, self.columns), out);
     }
 
-    /// The bytes of values `at..at + len` of row `i`, which are whole blocks; where rows stand side by side, and `i` is the
-    /// first of eight, those of all eight.
+    /// The bytes of so many values, which are whole blocks.
+    #[inline(always)]
+    fn bytes(&self, values: usize) -> usize {
+        values / self.format.block_len() * self.format.block_bytes()
+    }
+
+    /// The bytes of values `at..at + len` of row `i`, which are whole blocks.
     #[inline(always)]
     fn part(&self, i: usize, at: usize, len: usize) -> &[u8] {
-        let rows = if self.data.is_beside() { EIGHT } else { 1 };
-        debug_assert!(i.is_multiple_of(rows));
-        let bytes = |values: usize| values / self.format.block_len() * self.format.block_bytes() * rows;
-        &self.data[i * self.row_bytes() + bytes(at)..][..bytes(len)]
+        &self.data[i * self.row_bytes() + self.bytes(at)..][..self.bytes(len)]
+    }
+
+    /// Its rows in eights.
+    #[inline(always)]
+    fn eights(&self) -> Eights<'_> {
+        Eights { w: self, moved: self.data.beside() }
+    }
+}
+
+/// A matrix of which eight rows stand side by side, or come to.
+struct Eights<'a> {
+    w: &'a Matrix,
+    moved: Option<&'a [u8]>,
+}
+
+impl Eights<'_> {
+    /// Of several eights, by their first rows, the bytes of values `at..at + len`. They are put side by side in `turned` unless they
+    /// stand so; those `next` rows behind are asked for then.
+    ///
+    /// # Safety
+    /// This runs inside `dispatch`.
+    #[inline(always)]
+    unsafe fn parts<'a, V: Vector, const N: usize>(
+        &'a self,
+        first: [usize; N],
+        next: usize,
+        (at, len): (usize, usize),
+        turned: &'a mut [Lines<u8>; N],
+    ) -> [&'a [u8]; N] {
+        debug_assert!(first.iter().all(|first| first.is_multiple_of(EIGHT)));
+        let &Matrix { format, ref data, .. } = self.w;
+        let (apart, at, len) = (self.w.row_bytes(), self.w.bytes(at), self.w.bytes(len));
+        if let Some(moved) = self.moved {
+            return first.map(|row| &moved[row * apart + EIGHT * at..][..EIGHT * len]);
+        }
+        for (row, eight) in first.iter().zip(&mut *turned) {
+            eight.resize(EIGHT * len);
+            let rows = &data[row * apart + at..][..(EIGHT - 1) * apart + len];
+            // SAFETY: the caller's promise is handed on.
+            unsafe { V::call(beside::Turn { format, rows, apart, next: next * apart, eight }) };
+        }
+        turned.each_ref().map(|eight| &**eight)
     }
 }
 
@@ -193,6 +237,7 @@ impl Cpu {
             fast: false,
             folds: level.folds(),
             pool: Pool::new(threads),
+            moves: Moves::default(),
             profile: None,
             watch: None,
         }
@@ -201,6 +246,11 @@ impl Cpu {
     /// The same, with products of many tokens that may round activations to 8 bits.
     pub(crate) fn fast(self, fast: bool) -> Self {
         Self { fast, ..self }
+    }
+
+    /// The same, of which each chunk moves some weights.
+    pub(crate) fn moving(self, moves: Moves) -> Self {
+        Self { moves, ..self }
     }
 
     /// The same, which times its operations.
@@ -274,6 +324,10 @@ impl Ops for Cpu {
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Chunked<'a>> {
+        self.moves.step(chunk.tokens.len(), &|format, rows, eight| {
+            let apart = rows.len() / EIGHT;
+            dispatch(self.level, beside::Turn { format, rows, apart, next: 0, eight });
+        });
         chunk.states.iter_mut().try_for_each(State::to_host)?;
         Ok(chunk)
     }

@@ -229,6 +229,7 @@ struct Panel<'a> {
 /// What a thread computes in.
 #[derive(Default)]
 struct Scratch {
+    eights: [Lines<u8>; STREAMS],
     codes: Codes,
     floats: floats::Scratch,
     packed: Packed,
@@ -258,7 +259,7 @@ impl Kernel for Run<'_> {
                 Made::Pairs(x) if job.x.way == Way::Across => panel.across::<V, _>(x, scratch),
                 Made::Quads(x) => panel.across::<V, _>(x, scratch),
                 Made::Pairs(x) if job.x.way == Way::Beside => {
-                    with_beside!(format, Q => panel.beside::<V, Q>(x),
+                    with_beside!(format, Q => panel.beside::<V, Q>(x, &mut scratch.eights),
                     _ => unreachable!("{format:?} stands by rows"))
                 }
                 Made::Pairs(x) => with_quant!(format, Q => panel.along::<V, Q>(x),
@@ -286,9 +287,9 @@ impl Panel<'_> {
     unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
         let (w, tokens) = (self.job.w, self.job.x.x.tokens());
         let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => false);
-        let (together, most) = I::tile(V::LANES);
+        let (all, (together, most)) = (w.eights(), I::tile(V::LANES));
         let registers = together * self.rows.div_ceil(together * V::LANES);
-        let (Scratch { codes, floats, packed, sums, .. }, integers) = (scratch, PhantomData::<I>);
+        let (Scratch { eights, codes, floats, packed, sums, .. }, integers) = (scratch, PhantomData::<I>);
         sums.resize(tokens * registers * V::LANES);
         for first in (0..w.columns).step_by(COLUMNS) {
             let columns = first..w.columns.min(first + COLUMNS);
@@ -301,7 +302,8 @@ impl Panel<'_> {
                     if w.data.is_beside() {
                         let at = [at, at + beside::ROWS].map(|at| self.at + at.min(self.rows - beside::ROWS));
                         with_beside!(w.format, Q => {
-                            let eights = at.map(|at| beside::cast::<Q>(w.part(at, first, columns.len())));
+                            let eights = all.parts::<V, 2>(at, V::LANES, (first, columns.len()), eights);
+                            let eights = eights.map(beside::cast::<Q>);
                             let next = V::LANES * w.row_bytes();
                             V::call(PackBeside { eights, next, packed, register, integers });
                         }, _ => unreachable!("{:?} stands by rows", w.format));
@@ -415,16 +417,18 @@ impl Panel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn beside<V: Vector, Q: Beside>(&self, x: &Rounded<Pairs>) {
+    unsafe fn beside<V: Vector, Q: Beside>(&self, x: &Rounded<Pairs>, turned: &mut [Lines<u8>; STREAMS]) {
         let (w, tokens) = (self.job.w, self.job.x.x.tokens());
         let mut all = [Token::default(); SEVERAL];
         (0..tokens).for_each(|t| all[t] = x.token(t, 0));
         let (end, apart) = (self.at + self.rows, self.rows.div_ceil(STREAMS * beside::ROWS) * beside::ROWS);
-        let ahead = ahead(apart * w.row_bytes());
+        let (ahead, rows) = (ahead(apart * w.row_bytes()), w.eights());
         for at in (self.at..self.at + apart).step_by(beside::ROWS) {
             // The last eight are repeated at the end.
-            let eights: [&[[Q; beside::ROWS]]; STREAMS] =
-                from_fn(|i| beside::cast(w.part((at + i * apart).min(end - beside::ROWS), 0, w.columns)));
+            let first = from_fn(|i| (at + i * apart).min(end - beside::ROWS));
+            // SAFETY: the caller's promise is handed on.
+            let eights = unsafe { rows.parts::<V, STREAMS>(first, beside::ROWS, (0, w.columns), turned) };
+            let eights = eights.map(beside::cast::<Q>);
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 tiles!([2] of 2, 0..tokens, |t, N| {

@@ -117,7 +117,7 @@ impl Format {
     }
 
     /// Puts the blocks of eight rows side by side.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere weights stay where they are
+    #[cfg(test)]
     pub(crate) fn turn(self, rows: &[u8], eight: &mut [u8]) {
         let (row, block) = (rows.len() / ROWS, self.block_bytes());
         assert_eq!(rows.len(), eight.len());
@@ -134,6 +134,7 @@ impl Format {
     }
 
     /// The inverse of `turn`, for one of the rows.
+    #[cfg(test)]
     pub(crate) fn row_of(self, eight: &[u8], r: usize) -> Vec<u8> {
         let block = self.block_bytes();
         let mut row = Vec::with_capacity(eight.len() / ROWS);

@@ -1,20 +1,27 @@
 //! Files in huge pages: weights are then read from memory at up to one and a half times the speed, because their addresses are
 //! translated 512 times as seldom. Some file systems keep a file in huge pages if it is read for a mapping that asks for them
-//! (ext4 since Linux 6.16, XFS since 5.18); of others, and of files that were read or written otherwise, parts are read into memory.
+//! (ext4 since Linux 6.16, XFS since 5.18); of others, and of files that were read or written otherwise, parts are read into [`Room`].
 
 use std::{fs::File, ops::Range};
 
 use memmap2::Mmap;
+#[cfg(target_os = "linux")]
+use memmap2::{Advice, MmapMut, MmapRaw};
 
+use super::moving::Eights;
 use crate::format::Format;
+
+/// Puts blocks of eight rows side by side, see [`format::beside`](crate::format::beside).
+pub(crate) type Turn<'a> = &'a (dyn Fn(Format, &[u8], &mut [u8]) + Sync);
 
 /// Bytes that are read.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) struct Part<'a> {
     pub(super) source: Source<'a>,
     pub(super) range: Range<usize>,
-    /// The format and the bytes of eight rows, if these are to stand side by side.
-    pub(super) turn: Option<(Format, usize)>,
+    pub(super) eights: Eights,
+    /// Where in the room they come to stand.
+    pub(super) to: Range<usize>,
 }
 
 /// Where bytes come from.
@@ -46,10 +53,6 @@ const PAGE: usize = 2 << 20;
 /// Bytes that are turned at a time: they stay in the second-level cache.
 #[cfg(target_os = "linux")]
 const TURNED: usize = 256 << 10;
-
-/// Bytes of a line of the cache, with which each part begins.
-#[cfg(target_os = "linux")]
-const LINE: usize = 64;
 
 /// Asks for huge pages, should parts of a mapped file have to be read from the disk.
 #[cfg(target_os = "linux")]
@@ -109,58 +112,94 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 
-/// Reads parts of files, one behind the other, and tells where each stands; `None` where the system has no huge pages, or
-/// too little memory.
+/// Memory in huge pages, which is taken from the system as it is filled.
 #[cfg(target_os = "linux")]
-pub(super) fn read(parts: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
-    use std::{iter, sync::Mutex, thread};
+pub(super) struct Room(MmapRaw);
 
-    use memmap2::{Advice, MmapMut};
+#[cfg(target_os = "linux")]
+impl Room {
+    /// Room for so many bytes; `None` where the system has no huge pages, or too little memory.
+    pub(super) fn new(len: usize) -> Option<Self> {
+        if len < PAGE || !given()? || available()? < len.checked_add(len / 2)? {
+            return None;
+        }
+        Self::map(len)
+    }
 
-    let mut len = 0;
-    let places: Vec<_> = parts
-        .iter()
-        .map(|Part { range, .. }| {
-            let at = len;
-            len += range.len().next_multiple_of(LINE);
-            at..at + range.len()
-        })
-        .collect();
-    if len < PAGE || !given()? || available()? < len.checked_add(len / 2)? {
-        return None;
+    /// Room for so many bytes, whatever the system has.
+    pub(super) fn map(len: usize) -> Option<Self> {
+        let memory = MmapMut::map_anon(len.checked_next_multiple_of(PAGE)?).ok()?;
+        memory.advise(Advice::HugePage).ok()?;
+        Some(Self(memory.into()))
     }
-    let mut memory = MmapMut::map_anon(len).ok()?;
-    memory.advise(Advice::HugePage).ok()?;
-    let (mut pieces, mut left) = (vec![], &mut memory[..]);
-    for Part { source, range, turn } in parts {
-        let (to, rest) = left.split_at_mut(range.len().next_multiple_of(LINE));
-        let len = turn.map_or(PAGE, |(_, eight)| (TURNED / eight).max(1) * eight);
-        let to = to[..range.len()].chunks_mut(len);
-        pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, turn)));
-        left = rest;
-    }
-    // Two threads that are the first in one page would both clear one for it.
-    let page = |to: &[u8]| to.as_ptr() as usize / PAGE;
-    let pages = Mutex::new(pieces.chunk_by_mut(|a, b| page(a.2) == page(b.2)));
-    let next = || pages.lock().ok()?.next();
-    let read = || {
-        let mut rows = vec![];
-        iter::from_fn(next).flatten().all(|(source, at, to, turn)| match **turn {
-            None => source.read(to, *at),
-            Some((format, eight)) => {
-                rows.resize(to.len(), 0);
-                let whole = source.read(&mut rows, *at);
-                let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
-                eights.for_each(|(rows, eight)| format.turn(rows, eight));
-                whole
-            }
+
+    /// Reads these parts; whether all could be read. Eight rows are put side by side by `turn`.
+    ///
+    /// # Safety
+    /// Nobody else may use their places meanwhile.
+    pub(super) unsafe fn fill(&self, parts: &[Part<'_>], turn: Turn<'_>) -> bool {
+        use std::{iter, slice, sync::Mutex, thread};
+
+        let mut pieces = vec![];
+        for Part { source, range, eights, to } in parts {
+            assert!(to.len() == range.len() && to.end <= self.0.len());
+            // SAFETY: it lies inside, and the rest is the caller's promise.
+            let to = unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().add(to.start), to.len()) };
+            let len = eights.map_or(PAGE, |(_, eight)| (TURNED / eight).max(1) * eight);
+            let to = to.chunks_mut(len);
+            pieces.extend(range.clone().step_by(len).zip(to).map(|(at, to)| (source, at, to, eights)));
+        }
+        // Two threads that are the first in one page would both clear one for it.
+        let page = |to: &[u8]| to.as_ptr() as usize / PAGE;
+        let pages = Mutex::new(pieces.chunk_by_mut(|a, b| page(a.2) == page(b.2)));
+        let next = || pages.lock().ok()?.next();
+        let read = || {
+            let mut rows = vec![];
+            iter::from_fn(next).flatten().all(|(source, at, to, eights)| match **eights {
+                None => source.read(to, *at),
+                Some((format, eight)) => {
+                    rows.resize(to.len(), 0);
+                    let whole = source.read(&mut rows, *at);
+                    let eights = rows.chunks_exact(eight).zip(to.chunks_exact_mut(eight));
+                    eights.for_each(|(rows, to)| turn(format, rows, to));
+                    whole
+                }
+            })
+        };
+        thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads()).map(|_| scope.spawn(read)).collect();
+            readers.into_iter().all(|reader| reader.join().unwrap_or(false))
         })
-    };
-    let whole = thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads()).map(|_| scope.spawn(read)).collect();
-        readers.into_iter().all(|reader| reader.join().unwrap_or(false))
-    });
-    if whole { Some((memory.make_read_only().ok()?, places)) } else { None }
+    }
+
+    /// What stands there.
+    ///
+    /// # Safety
+    /// It must have been read, and nothing else may come to stand there.
+    pub(super) unsafe fn bytes(&self, at: Range<usize>) -> &[u8] {
+        assert!(at.end <= self.0.len());
+        // SAFETY: it lies inside, and the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(at.start), at.len()) }
+    }
+}
+
+/// There is none.
+#[cfg(not(target_os = "linux"))]
+pub(super) enum Room {}
+
+#[cfg(not(target_os = "linux"))]
+impl Room {
+    pub(super) fn new(_: usize) -> Option<Self> {
+        None
+    }
+
+    pub(super) unsafe fn fill(&self, _: &[Part<'_>], _: Turn<'_>) -> bool {
+        match *self {}
+    }
+
+    pub(super) unsafe fn bytes(&self, _: Range<usize>) -> &[u8] {
+        match *self {}
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -169,11 +208,6 @@ pub(super) fn ask(_: &Mmap) {}
 #[cfg(not(target_os = "linux"))]
 pub(super) fn are_mapped(_: &[&[u8]]) -> bool {
     false
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn read(_: &[Part<'_>]) -> Option<(Mmap, Vec<Range<usize>>)> {
-    None
 }
 
 /// Whether memory gets huge pages if it is asked for.
@@ -195,9 +229,8 @@ fn available() -> Option<usize> {
 mod tests {
     use std::io::Write;
 
-    use memmap2::{Advice, MmapMut};
-
     use super::*;
+    use crate::format::beside::ROWS;
 
     #[test]
     fn mappings_tell_how_much_of_them_is_in_huge_pages() {
@@ -209,39 +242,46 @@ mod tests {
     }
 
     #[test]
-    fn parts_stand_one_behind_the_other() {
+    fn parts_stand_where_they_are_wanted() {
         let path = std::env::temp_dir().join(format!("huge-{}", std::process::id()));
         let bytes: Vec<u8> =
             (0..9u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         File::create(&path).unwrap().write_all(&bytes).unwrap();
         let file = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let ranges = [3..70, 100..100, 101..5_000_001, 5_000_001..5_000_129, 6_000_000..bytes.len()];
-        let Some((memory, places)) =
-            read(&ranges.clone().map(|range| Part { source: Source::File(&file), range, turn: None }))
-        else {
+        let Some(room) = Room::new(5 * PAGE) else {
             return println!("skipped: there are no huge pages");
         };
-        let mut end = 0_usize;
-        for (range, place) in ranges.into_iter().zip(places) {
-            assert_eq!(place.start, end.next_multiple_of(LINE));
-            assert!(memory[place.clone()] == bytes[range.clone()], "{range:?}");
-            end = place.end;
-        }
-        // 8,000 rows of two blocks: a piece is no whole page.
-        let (range, row) = (7..7 + 8000 * 288, 288);
-        let source = Source::Static(bytes[..3_000_000].to_vec().leak());
-        let all = Part { source, range: range.clone(), turn: Some((Format::Q4K, 8 * row)) };
-        let rest = Part { source: Source::File(&file), range: 0..PAGE, turn: None };
-        let (memory, places) = read(&[rest, all]).unwrap();
-        let eights = memory[places[1].clone()].chunks_exact(8 * row);
-        for (rows, eight) in bytes[range].chunks_exact(8 * row).zip(eights) {
-            for (r, row) in rows.chunks_exact(row).enumerate() {
-                assert_eq!(Format::Q4K.row_of(eight, r), row);
+        // The last are 8,000 rows of two blocks: a piece is no whole page.
+        let row = 288;
+        let part = |range: Range<usize>, at: usize| Part {
+            source: Source::File(&file),
+            to: at..at + range.len(),
+            range,
+            eights: None,
+        };
+        let parts = [
+            part(3..70, 64),
+            part(100..100, 131),
+            part(101..5_000_001, 192),
+            Part { source: Source::Static(bytes.clone().leak()), ..part(17..PAGE, 5_000_128) },
+            Part { eights: Some((Format::Q4K, ROWS * row)), ..part(7..7 + 8000 * row, 7_500_032) },
+        ];
+        let turn: Turn<'_> = &|format, rows, eight| format.turn(rows, eight);
+        // SAFETY: nobody else knows of this room.
+        unsafe {
+            assert!(room.fill(&parts[2..], turn) && room.fill(&parts[..2], turn));
+            let [plain @ .., turned] = &parts;
+            for Part { range, to, .. } in plain {
+                assert!(room.bytes(to.clone()) == &bytes[range.clone()], "{range:?}");
             }
+            let eights = room.bytes(turned.to.clone()).chunks_exact(ROWS * row);
+            for (rows, eight) in bytes[turned.range.clone()].chunks_exact(ROWS * row).zip(eights) {
+                for (r, row) in rows.chunks_exact(row).enumerate() {
+                    assert_eq!(Format::Q4K.row_of(eight, r), row);
+                }
+            }
+            assert!(!room.fill(&[part(bytes.len() - PAGE..bytes.len() + 1, 0)], turn));
         }
-        let beyond = bytes.len() - PAGE..bytes.len() + 1;
-        let beyond = Part { source: Source::File(&file), range: beyond, turn: None };
-        assert!(read(&[beyond]).is_none());
     }
 }

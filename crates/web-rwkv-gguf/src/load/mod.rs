@@ -3,6 +3,7 @@
 mod gguf;
 mod huge;
 mod lora;
+pub(crate) mod moving;
 mod named;
 pub(crate) mod names;
 mod pickle;
@@ -24,8 +25,10 @@ use memmap2::Mmap;
 
 use crate::{
     Error, Result,
-    format::{Format, beside},
+    format::{Format, beside::ROWS},
 };
+pub(crate) use moving::Moves;
+use moving::Moving;
 use named::Named;
 pub(crate) use named::is_named;
 use names::{Dialect, Kind};
@@ -75,9 +78,7 @@ pub struct Bytes {
 #[derive(Clone)]
 enum Owner {
     Mapped(Arc<Mapped>),
-    Read(Arc<Mmap>),
-    /// Read, and rows of blocks stand side by side.
-    Beside(Arc<Mmap>),
+    Moving(Arc<Moving>),
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
 }
@@ -108,17 +109,17 @@ impl Bytes {
         Ok(Self { range: 0..map.len(), owner: Owner::Mapped(Arc::new(Mapped { file, map })) })
     }
 
-    /// Whether eight rows of blocks each stand side by side, see [`beside`].
+    /// Whether eight rows of blocks each come to stand side by side, see [`format::beside`](crate::format::beside).
     pub(crate) fn is_beside(&self) -> bool {
-        matches!(self.owner, Owner::Beside(_))
+        matches!(&self.owner, Owner::Moving(moving) if moving.eights.is_some())
     }
 
-    /// Rows that stand side by side.
-    #[cfg(test)]
-    pub(crate) fn beside(bytes: &[u8]) -> Self {
-        let mut memory = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
-        memory.copy_from_slice(bytes);
-        Self { range: 0..bytes.len(), owner: Owner::Beside(Arc::new(memory.make_read_only().unwrap())) }
+    /// The rows side by side, once they stand so.
+    pub(crate) fn beside(&self) -> Option<&[u8]> {
+        match &self.owner {
+            Owner::Moving(moving) if moving.eights.is_some() => Some(&moving.moved()?[self.range.clone()]),
+            _ => None,
+        }
     }
 
     /// A part of these bytes; `None` if it ends past them.
@@ -155,11 +156,17 @@ impl std::ops::Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
             Owner::Mapped(mapped) => &mapped.map[..],
-            Owner::Read(memory) | Owner::Beside(memory) => &memory[..],
+            Owner::Moving(moving) => moving.in_order(),
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
         };
         &all[self.range.clone()]
+    }
+}
+
+impl From<Arc<Moving>> for Bytes {
+    fn from(moving: Arc<Moving>) -> Self {
+        Self { range: 0..moving.in_order().len(), owner: Owner::Moving(moving) }
     }
 }
 
@@ -264,51 +271,36 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// What a CPU runs: tensors are in huge pages where the system has them, but for the embeddings, of which a token needs one
-    /// row. They stay where the file is mapped if its pages are huge, and are read otherwise; rows of matrices are read to stand
-    /// side by side if that is wanted, which only a CPU's executor knows to read.
-    pub(crate) fn in_huge_pages(&self, beside: bool) -> Self {
+    /// What a CPU runs: tensors come to be in huge pages where the system has them, but for the embeddings, of which a token needs
+    /// one row. If a file's pages are huge they stay where it is mapped, and else they move; so do all of them if rows of matrices are
+    /// to stand side by side, which is said by `beside` and which only a CPU's executor knows to read.
+    pub(crate) fn in_huge_pages(&self, beside: bool) -> (Self, Moves) {
         let mut tensors = self.tensors.clone();
         let mut mapped: Vec<_> = tensors
             .iter_mut()
             .filter(|(name, tensor)| *name != "emb.weight" && tensor.data.source().is_some())
-            .map(|(_, tensor)| tensor)
-            .collect();
-        mapped.sort_by_key(|tensor| tensor.data.range.start);
-        if !mapped.is_sorted_by(|a, b| a.data.range.end <= b.data.range.start) {
-            mapped.clear(); // what shares bytes would be read more than once
-        }
-        let turn = |tensor: &Tensor| match tensor.shape[..] {
-            [rows, columns]
-                if beside && tensor.format.beside() && columns > 0 && rows.is_multiple_of(beside::ROWS) =>
-            {
-                tensor.format.row_bytes(columns).map(|row| (tensor.format, beside::ROWS * row))
-            }
-            _ => None,
-        };
-        let plain: Vec<_> =
-            mapped.iter().filter(|tensor| turn(tensor).is_none()).map(|t| &t.data[..]).collect();
-        if huge::are_mapped(&plain) {
-            mapped.retain(|tensor| turn(tensor).is_some());
-        }
-        // What opening the file looked at counts as memory too.
-        mapped.iter().for_each(|tensor| tensor.data.release());
-        let parts: Vec<_> = mapped
-            .iter()
-            .filter_map(|tensor| {
-                let source = tensor.data.source()?;
-                Some(huge::Part { source, range: tensor.data.range.clone(), turn: turn(tensor) })
+            .map(|(_, Tensor { shape, format, data })| {
+                let eights = match shape[..] {
+                    [rows, columns]
+                        if beside && format.beside() && columns > 0 && rows.is_multiple_of(ROWS) =>
+                    {
+                        format.row_bytes(columns).map(|row| (*format, ROWS * row))
+                    }
+                    _ => None,
+                };
+                (data, eights)
             })
             .collect();
-        if let Some((memory, places)) = huge::read(&parts) {
-            let turned: Vec<_> = parts.iter().map(|part| part.turn.is_some()).collect();
-            let memory = Arc::new(memory);
-            for ((tensor, range), turned) in mapped.into_iter().zip(places).zip(turned) {
-                let owner = if turned { Owner::Beside } else { Owner::Read };
-                tensor.data = Bytes { owner: owner(memory.clone()), range };
-            }
+        mapped.sort_by_key(|(data, _)| data.range.start);
+        if !mapped.is_sorted_by(|(a, _), (b, _)| a.range.end <= b.range.start) {
+            mapped.clear(); // what shares bytes would be read more than once
         }
-        Self { tensors, vocab: None, keys: vec![], file: self.file.clone(), ..*self }
+        let is_mapped = huge::are_mapped(&mapped.iter().map(|(data, _)| &data[..]).collect::<Vec<_>>());
+        if is_mapped && mapped.iter().all(|(_, eights)| eights.is_none()) {
+            mapped.clear();
+        }
+        let moves = Moves::new(mapped);
+        (Self { tensors, vocab: None, keys: vec![], file: self.file.clone(), ..*self }, moves)
     }
 
     /// What a file of no tensors is.

@@ -173,9 +173,10 @@ impl Model {
         let fingerprint = fingerprint(checkpoint);
         let on_cpu = |watch: Option<Watch>| -> Result<Engine> {
             // Who watches knows weights by where they stand.
-            let read = watch.is_none().then(|| checkpoint.in_huge_pages(level.beside()));
+            let (moved, moves) = watch.is_none().then(|| checkpoint.in_huge_pages(level.beside())).unzip();
             let cpu = Cpu::new(level, threads).fast(options.fast).profiled(options.profile).watched(watch);
-            Ok(Engine::Cpu(Box::new(Net::new(cpu, read.as_ref().unwrap_or(checkpoint))?)))
+            let cpu = cpu.moving(moves.unwrap_or_default());
+            Ok(Engine::Cpu(Box::new(Net::new(cpu, moved.as_ref().unwrap_or(checkpoint))?)))
         };
         let on_gpu = |index| Engine::on_gpu(index, options, checkpoint);
         let engine = match options.device {
