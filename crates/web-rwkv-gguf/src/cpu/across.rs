@@ -207,7 +207,7 @@ impl<I: Integers> Kernel for Pack<'_, I> {
 /// # Safety
 /// As [`Vector`], and x has as many lanes as y.
 #[inline(always)]
-pub(super) unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
+unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
     let n = y.len() / V::LANES;
     let whole = n - n % V::LANES;
     // SAFETY: all places are below `LANES · n`; what x points to need not be aligned.
@@ -224,7 +224,7 @@ pub(super) unsafe fn turn<V: Vector>(x: *const i32, y: &mut [i32]) {
 }
 
 /// The bits of numbers.
-pub(super) fn ints(x: &mut [f32]) -> &mut [i32] {
+fn ints(x: &mut [f32]) -> &mut [i32] {
     // SAFETY: both have 32 bits, any of which are a number of either.
     unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }

@@ -149,7 +149,7 @@ fn products() {
             check_products(rng, format, rows, columns);
         }
     }
-    for format in [Format::F16, Format::BF16] {
+    for &format in Format::ALL {
         check_products(rng, format, 512, 512);
     }
 }
@@ -158,7 +158,7 @@ fn products() {
 fn products_with_blocks_that_fill_no_span() {
     let rng = &mut ChaCha8Rng::seed_from_u64(8);
     for &format in Format::ALL {
-        for (rows, columns) in [(7, 96), (9, 352)] {
+        for (rows, columns) in [(7, 96), (9, 352), (513, 544)] {
             if format.row_bytes(columns).is_some() {
                 check_products(rng, format, rows, columns);
             }
@@ -206,18 +206,19 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
         }
     }
     // Few sums may err much more than many do in the mean.
-    let limit = |shared, codes| 8.0 * expected_error(w, x, shared, codes);
-    let exact =
-        limit(32, if format.group().is_some() { [f64::INFINITY, 32767.0] } else { [f64::INFINITY; 2] });
-    // Where rows stand side by side, scales of activations are of more columns; floats of 16 bits become integers.
-    let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0]) };
-    let span = floats::span(w);
-    let integers = [f64::from(floats::largest(span)), 16383.0];
-    let floats_limit = if tokens < 20 { exact } else { limit(span, integers) };
+    let limit = |shared, codes, norm| 8.0 * expected_error(w, x, shared, codes, norm);
+    let activations = if format.group().is_some() { 32767.0 } else { f64::INFINITY };
+    let exact = limit(32, [f64::INFINITY, activations], f64::INFINITY);
+    // Where rows stand side by side, scales of activations are of more columns; others become integers.
+    let many = tokens >= if format.group().is_some() { 12 } else { 20 };
+    let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0], f64::INFINITY) };
+    let integers = [f64::from(requantized::LARGEST), 16383.0];
+    let requantized_limit =
+        if many { limit(requantized::span(w), integers, f64::from(requantized::NORM)) } else { exact };
     for (cpu, w) in ways(w) {
-        let limit = match (cpu.level().pairs(), w.data.is_beside(), format) {
-            (true, true, _) => beside_limit,
-            (true, _, Format::F16 | Format::BF16) => floats_limit,
+        let limit = match (cpu.level().pairs(), w.data.is_beside()) {
+            (true, true) => beside_limit,
+            (true, _) if requantized::takes(&w) => requantized_limit,
             _ => exact,
         };
         let name = || format!("{} [{rows}, {columns}] × {tokens} {act:?} {}", format.name(), cpu.level());
@@ -237,19 +238,21 @@ fn error(got: &Acts, want: &Acts) -> f64 {
     got.data.iter().zip(&want.data).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, each errs by at most
-/// half a step, and by step² / 12 in the mean of squares: a sum errs by that times the squares of its weights, and by what
+/// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, or with which the root of the
+/// sum of their squares is `norm`, each errs by at most half a step, and by step² / 12 in the mean of squares: a sum errs by that times the squares of its weights, and by what
 /// f32 sums err. Where codes of weights are multiplied less their middle, they are smaller than the weights. The same of weights, of
 /// which the first of the codes are.
-fn expected_error(w: &Matrix, x: &Acts, shared: usize, codes: [f64; 2]) -> f64 {
+fn expected_error(w: &Matrix, x: &Acts, shared: usize, codes: [f64; 2], norm: f64) -> f64 {
     let (mut values, mut expected) = (vec![0.0; w.columns], 0.0);
     for r in 0..w.rows {
         w.row(r, &mut values);
         for t in 0..x.tokens() {
             for (w, x) in values.chunks(shared).zip(x.row(t).chunks(shared)) {
-                let step =
-                    |x: &[f32], codes| f64::from(x.iter().fold(0.0_f32, |a, x| a.max(x.abs()))) / codes;
                 let squares = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+                let step = |x: &[f32], codes: f64| {
+                    let most = f64::from(x.iter().fold(0.0_f32, |a, x| a.max(x.abs())));
+                    (most / codes).max(squares(x).sqrt() / norm)
+                };
                 let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x).powi(2)).sum();
                 let rounded = step(w, codes[0]).powi(2) * squares(x) + step(x, codes[1]).powi(2) * squares(w);
                 expected += rounded / 12.0 + 1e-12 * exact;
@@ -269,7 +272,7 @@ fn fast_products_err_by_the_steps_of_8_bits() {
             for tokens in [1, 11, 12, 13, 29] {
                 let x = acts(rng, tokens, columns + 64);
                 let want = project(&scalar, &w, &x, Id);
-                let limit = 2.0 * expected_error(&w, &x, 32, [f64::INFINITY, 127.0]);
+                let limit = 2.0 * expected_error(&w, &x, 32, [f64::INFINITY, 127.0], f64::INFINITY);
                 for (cpu, w) in ways(&w).map(|(cpu, w)| (cpu.fast(true), w)) {
                     let error = error(&project(&cpu, w.as_ref(), &x, Id), &want);
                     assert!(

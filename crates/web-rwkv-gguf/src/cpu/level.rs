@@ -191,11 +191,17 @@ pub(super) trait Vector: Lanes {
     unsafe fn sum_beside(_c: [Self::Int; 2]) -> Self::Int {
         unreachable!("rows do not stand side by side")
     }
-    /// `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
-    unsafe fn widen_quads(x: Self::Int) -> [Self::Int; 2];
+    /// With `PAIRS` `LANES` times four signed bytes as pairs: of each four the first two, and the last two.
+    unsafe fn widen_quads(_x: Self::Int) -> [Self::Int; 2] {
+        unreachable!("numbers do not stand in pairs")
+    }
     /// With `BESIDE` and `PAIRS` pairs of twice the same: of each four signed bytes the first, and so on.
     unsafe fn double_quads(_x: Self::Int) -> [Self::Int; 4] {
         unreachable!("rows do not stand side by side")
+    }
+    /// With `PAIRS` pairs of the nearest whole numbers, which fit in 16 bits.
+    unsafe fn pairs(_a: Self, _b: Self) -> Self::Int {
+        unreachable!("numbers do not stand in pairs")
     }
     /// Pairs times pairs, of which each product fits.
     unsafe fn mul_pairs(_a: Self::Int, _b: Self::Int) -> Self::Int {
@@ -361,6 +367,8 @@ mod x86 {
                 let x = _mm256_cvtps_epi32(x);
                 _mm_storeu_si128(y.cast(), _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
             };
+            fn pairs(a: __m256, b: __m256) -> __m256i =
+                _mm256_blend_epi16(_mm256_cvtps_epi32(a), _mm256_slli_epi32(_mm256_cvtps_epi32(b), 16), 0xaa);
             fn zero() -> __m256i = _mm256_setzero_si256();
             fn load_ints(x: *const i32) -> __m256i = _mm256_loadu_si256(x.cast());
             fn store_ints(y: *mut i32, x: __m256i) = _mm256_storeu_si256(y.cast(), x);
@@ -664,6 +672,10 @@ mod x86 {
             fn round(x: __m512) -> __m512 = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             fn store_codes(y: *mut i16, x: __m512) =
                 _mm256_storeu_si256(y.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+            fn pairs(a: __m512, b: __m512) -> __m512i = {
+                let b = _mm512_slli_epi32(_mm512_cvtps_epi32(b), 16);
+                _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(a), b)
+            };
             fn zero() -> __m512i = _mm512_setzero_si512();
             fn load_ints(x: *const i32) -> __m512i = _mm512_loadu_si512(x.cast());
             fn store_ints(y: *mut i32, x: __m512i) = _mm512_storeu_si512(y.cast(), x);
@@ -801,12 +813,6 @@ mod arm {
                     vmlal_high_s16(sum, b, y)
                 };
                 vpaddq_s32(half(codes.0, x), half(codes.1, x.add(16)))
-            };
-            fn widen_quads(x: int32x4_t) -> [int32x4_t; 2] = {
-                let x = vreinterpretq_s8_s32(x);
-                let a = vreinterpretq_s32_s16(vmovl_s8(vget_low_s8(x)));
-                let b = vreinterpretq_s32_s16(vmovl_high_s8(x));
-                [vuzp1q_s32(a, b), vuzp2q_s32(a, b)]
             };
             fn dot(a: int32x4_t, b: int32x4_t, c: int32x4_t) -> int32x4_t = {
                 let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
@@ -949,6 +955,15 @@ mod tests {
                 V::store_codes(codes.as_mut_ptr(), a);
                 let whole = x[..n].iter().map(|x| x.round_ties_even() as i16).chain([7]);
                 assert_eq!(codes[..=n], whole.collect::<Vec<_>>());
+                if V::PAIRS {
+                    let want = x[..n].iter().map(|x| x.round_ties_even() as i16);
+                    let want: Vec<i16> = want.flat_map(|x| [x, -x]).collect();
+                    assert_eq!(pairs(V::pairs(a, V::mul(a, V::splat(-1.0)))), want);
+                    for (half, v) in V::widen_quads(V::load_ints(q.as_ptr().cast())).into_iter().enumerate() {
+                        let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
+                        assert_eq!(pairs(v), want.collect::<Vec<_>>());
+                    }
+                }
                 let both = [vec![x[0]; n / 2], vec![x[1]; n / 2]].concat();
                 assert_eq!(floats(V::halves(x.as_ptr())), both);
                 assert_eq!(ints(V::load_ints(wide_lanes.as_ptr())), wide_lanes[..n]);
@@ -973,10 +988,6 @@ mod tests {
                     floats(V::load_bf16(halves.as_ptr())),
                     [0.0, 1.5, f32::NEG_INFINITY].repeat(6)[..n]
                 );
-                for (half, v) in V::widen_quads(V::load_ints(q.as_ptr().cast())).into_iter().enumerate() {
-                    let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
-                    assert_eq!(pairs(v), want.collect::<Vec<_>>());
-                }
                 let small: Vec<i16> = p.iter().map(|x| x >> 2).collect();
                 let (a, b) = (V::load_ints(small.as_ptr().cast()), V::load_ints(small.as_ptr().cast()));
                 let dot = |i: usize| i32::from(small[2 * i]).pow(2) + i32::from(small[2 * i + 1]).pow(2);

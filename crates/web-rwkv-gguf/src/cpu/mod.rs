@@ -5,7 +5,6 @@ mod beside;
 #[cfg(test)]
 pub(crate) mod cases;
 mod dot;
-mod floats;
 mod gemm;
 mod level;
 mod lines;
@@ -13,6 +12,7 @@ mod math;
 mod pool;
 mod profile;
 mod project;
+mod requantized;
 mod rounded;
 mod rows;
 mod scalar;

@@ -16,11 +16,11 @@ use super::{
     across::{Across, Codes, Pack, Packed, Target},
     beside::{Few, Pack as PackBeside, ahead},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
-    floats,
     gemm::{self, PANEL},
     level::{Kernel, Vector, dispatch},
     lines::Lines,
     math::Fast,
+    requantized,
     rounded::{Grain, Integers, Order, Pairs, Quads, Rounded, SHARED, Token, tiles},
     scalar,
     sparse::Masks,
@@ -108,7 +108,7 @@ enum Way {
     AlongFloats,
     /// Several tokens.
     AlongDecoded,
-    /// Many tokens, blocks in integers of 16 bits.
+    /// Many tokens, in integers of 16 bits.
     Across,
     /// Many tokens, blocks in bytes.
     AcrossBytes,
@@ -122,32 +122,31 @@ impl Way {
     }
 
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
-        let floats = |w: &Matrix| w.format != Format::F32 && w.columns.is_multiple_of(SHARED);
         let bytes = |format: Format| format.largest_group().is_some_and(|n| n <= cpu.level.bytes());
         match (p.x.tokens(), p.w.format.group()) {
             (0..SEVERAL, Some(_)) if p.w.data.is_beside() => Self::Beside,
             (0..SEVERAL, Some(_)) => Self::Along,
             (0..MANY, Some(_)) if !p.w.data.is_beside() => Self::AlongDecoded,
             (0..MANY_FLOATS, None) => Self::AlongFloats,
-            (_, None) if floats(p.w) && cpu.level.pairs() => Self::Across,
-            (_, None) => Self::Gemm,
             (_, Some(_)) if cpu.fast && bytes(p.w.format) => Self::AcrossBytes,
-            (_, Some(_)) if cpu.level.pairs() => Self::Across,
-            (_, _) => Self::Gemm,
+            (_, None) if !requantized::takes(p.w) => Self::Gemm,
+            _ if cpu.level.pairs() => Self::Across,
+            _ => Self::Gemm,
         }
     }
 }
 
-/// How finely activations are rounded for blocks. Where rows stand side by side, codes of many tokens' products are multiplied with the
-/// whole scales of their groups; sums then go over more columns.
+/// How finely activations are rounded for integers. Of many tokens' products sums go over more columns than a group: where rows stand side
+/// by side, codes are multiplied with the whole scales of their groups; where weights are rounded anew, they share fewer scales.
 fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
-    let pairs = Grain { span: SHARED, group: SHARED, room: i32::MAX, largest: Pairs::LARGEST, folded: false };
-    let Some(group) = w.format.group() else {
-        let span = floats::span(w);
-        let largest = floats::largest(span);
-        let grain = Grain { span, group: span, room: i32::MAX / largest, ..pairs };
-        return (way == Way::Across).then_some(grain.folded(cpu.folds, largest));
-    };
+    let (span, largest) = (SHARED, Pairs::LARGEST);
+    let pairs = Grain { span, group: span, room: i32::MAX, norm: i32::MAX, largest, folded: false };
+    if way == Way::Across && requantized::takes(w) {
+        let span = requantized::span(w);
+        let grain = Grain { span, group: span, norm: requantized::NORM, ..pairs };
+        return Some(grain.folded(cpu.folds, requantized::LARGEST));
+    }
+    let group = w.format.group()?;
     let code = (w.format.largest_group().expect("it is in blocks") / group) as i32;
     let own = Grain { span: group, group, ..pairs };
     Some(match way {
@@ -231,7 +230,7 @@ struct Panel<'a> {
 struct Scratch {
     eights: [Lines<u8>; STREAMS],
     codes: Codes,
-    floats: floats::Scratch,
+    requantized: requantized::Scratch,
     packed: Packed,
     sums: Lines<f32>,    // of a panel, tiles of [tokens, registers]
     decoded: Lines<f32>, // [ROWS, PART]
@@ -286,10 +285,13 @@ impl Panel<'_> {
     #[inline(always)]
     unsafe fn across<V: Vector, I: Integers>(&self, x: &Rounded<I>, scratch: &mut Scratch) {
         let (w, tokens) = (self.job.w, self.job.x.x.tokens());
-        let offsets = with_quant!(w.format, Q => Q::OFFSETS, _ => false);
+        // Integers that weights are rounded to have none.
+        let anew = I::PER == 2 && requantized::takes(w);
+        let offsets = !anew && with_quant!(w.format, Q => Q::OFFSETS, _ => false);
         let (all, (together, most)) = (w.eights(), I::tile(V::LANES));
         let registers = together * self.rows.div_ceil(together * V::LANES);
-        let (Scratch { eights, codes, floats, packed, sums, .. }, integers) = (scratch, PhantomData::<I>);
+        let (Scratch { eights, codes, requantized, packed, sums, .. }, integers) =
+            (scratch, PhantomData::<I>);
         sums.resize(tokens * registers * V::LANES);
         for first in (0..w.columns).step_by(COLUMNS) {
             let columns = first..w.columns.min(first + COLUMNS);
@@ -310,11 +312,12 @@ impl Panel<'_> {
                     } else {
                         let rows = (self.at + at).min(self.at + self.rows)..self.at + self.rows;
                         let columns = columns.clone();
-                        if w.format.group().is_some() {
+                        if anew {
+                            let scratch = &mut *requantized;
+                            V::call(requantized::Pack { w, rows, columns, packed, register, scratch });
+                        } else {
                             codes.read::<V>(w, rows, columns);
                             V::call(Pack { w: codes, packed, register, integers });
-                        } else {
-                            V::call(floats::Pack { w, rows, columns, packed, register, scratch: floats });
                         }
                     }
                 }
@@ -348,12 +351,15 @@ impl Panel<'_> {
             match (together, x.grain.span, x.grain.folded) {
                 (3, 256, true) => across!(3, 256, true),
                 (3, 256, false) => across!(3, 256, false),
+                (3, 128, true) => across!(3, 128, true),
+                (3, 128, false) => across!(3, 128, false),
                 (3, 64, true) => across!(3, 64, true),
                 (3, 64, false) => across!(3, 64, false),
                 (3, 16, _) => across!(3, 16, false),
                 (3, _, true) => across!(3, 32, true),
                 (3, _, false) => across!(3, 32, false),
                 (_, 256, _) => across!(2, 256, true),
+                (_, 128, _) => across!(2, 128, true),
                 (_, 64, _) => across!(2, 64, true),
                 (_, 16, _) => across!(2, 16, false),
                 (_, _, true) => across!(2, 32, true),

@@ -174,6 +174,8 @@ pub(super) struct Grain {
     pub(super) group: usize,
     /// What magnitudes of integers that share a scale may add up to.
     pub(super) room: i32,
+    /// What the root of the sum of their squares may be.
+    pub(super) norm: i32,
     /// The largest integer.
     pub(super) largest: i32,
     /// Whether two products are folded into one.
@@ -189,6 +191,18 @@ impl Grain {
             self
         }
     }
+}
+
+/// The step of integers that share a scale, from the largest of `n` numbers and the squares of all in units of that: none is larger than
+/// the first limit, nor the root of the sum of their squares than the second, each rounded up by a half.
+pub(super) fn step(most: f32, squares: f32, limits: [i32; 2], n: usize) -> f32 {
+    let [largest, norm] = limits.map(|limit| limit as f32);
+    (most / largest).max(most * squares.sqrt() / (norm - (n as f32).sqrt()))
+}
+
+/// The inverse of what is not negative; of what is too small to matter, zero.
+pub(super) fn inverse(x: f32) -> f32 {
+    if x > 1e-35 { 1.0 / x } else { 0.0 }
 }
 
 /// Of `steps` lanes, how many are multiplied together with those half as many behind,
@@ -333,10 +347,10 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { n, columns, grain: Grain { span, group, room, largest, folded }, .. } = self;
+        let Self { n, columns, grain: Grain { span, group, room, norm, largest, folded }, .. } = self;
         let shared = span.max(SHARED);
         // Each may be rounded up by a half.
-        let (largest, room) = (largest as f32, (room - shared as i32) as f32);
+        let room = (room - shared as i32) as f32;
         // Of 16 pairs of codes those that are folded with the pairs half as many behind.
         let mask: [i32; SHARED / 2] =
             from_fn(|i| if 2 * i < I::PER * folds(SHARED / I::PER) { 0x1_0001 } else { 0 });
@@ -352,19 +366,25 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
                         most = V::max_abs(most, x);
                         magnitudes = V::fma(V::max_abs(V::splat(0.0), x), V::splat(1.0), magnitudes);
                     }
-                    let step = (V::largest(most) / largest).max(V::sum(magnitudes) / room);
+                    let most = V::largest(most);
+                    let (unit, mut squares) = (V::splat(inverse(most)), V::splat(0.0));
                     for (g, x) in x.chunks_exact(group).enumerate() {
                         let mut sum = V::splat(0.0);
                         for x in x.chunks_exact(V::LANES) {
-                            sum = V::fma(V::load(x.as_ptr()), V::splat(1.0), sum);
+                            let x = V::load(x.as_ptr());
+                            sum = V::fma(x, V::splat(1.0), sum);
+                            let x = V::mul(x, unit);
+                            squares = V::fma(x, x, squares);
                         }
                         let sum = V::sum(sum);
                         self.sums[(first / group + g) * n + i] = sum;
                         total += sum;
                     }
+                    let step = step(most, V::sum(squares), [largest, norm], shared);
+                    let step = step.max(V::sum(magnitudes) / room);
                     // What is not finite has no code, and must not vanish.
                     let scale = step + 0.0 * total;
-                    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+                    let inverse = inverse(step);
                     for s in 0..x.len() / span {
                         self.scale[(first / span + s) * n + i] = scale;
                     }
