@@ -15,20 +15,15 @@ use super::{
     rounded::{Pairs, SHARED, inverse, step},
 };
 
-/// Rows and columns of matrices that are not small. Small ones take little time: floats of 16 bits, as LoRAs have, get finer steps, and
-/// blocks keep their codes.
-const SMALL: usize = 512;
-
-fn is_small(w: &Matrix) -> bool {
-    w.rows.min(w.columns) < SMALL
-}
+/// Matrices of fewer columns take little time: floats of 16 bits get finer steps, and blocks keep their codes.
+const WIDE: usize = 512;
 
 /// Whether weights become such.
 pub(super) fn takes(w: &Matrix) -> bool {
     match w.format {
         Format::F32 => false,
         Format::F16 | Format::BF16 => w.columns.is_multiple_of(SHARED),
-        _ => !w.data.is_beside() && !is_small(w),
+        _ => !w.data.is_beside() && w.columns >= WIDE,
     }
 }
 
@@ -41,7 +36,7 @@ pub(super) const NORM: i32 = 46340;
 
 /// How many columns of a matrix share a scale.
 pub(super) fn span(w: &Matrix) -> usize {
-    let spans = [4 * SHARED, 2 * SHARED].into_iter().filter(|_| !is_small(w));
+    let spans = [4 * SHARED, 2 * SHARED].into_iter().filter(|_| w.columns >= WIDE);
     spans.into_iter().find(|span| w.columns.is_multiple_of(*span)).unwrap_or(SHARED)
 }
 
