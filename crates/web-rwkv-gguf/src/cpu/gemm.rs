@@ -104,7 +104,7 @@ impl Kernel for Panel<'_> {
                     for r in (0..rows).step_by(width) {
                         let w = &panel[r * DEPTH..][..depth * width];
                         let (stride, first) = (x.width, k == 0);
-                        tiles!([12, 6, 4, 2] of V::TOKENS, chunk..end, |t, N| {
+                        tiles!([12, 6, 4, 3, 2] of V::TOKENS, chunk..end, |t, N| {
                             let (x, sums) = (&x.data[t * stride + k..], &mut sums[t * PANEL + r..]);
                             V::call(Tile::<N> { w, x, stride, sums, first });
                         });

@@ -325,7 +325,7 @@ impl Panel<'_> {
             let w = &*packed;
             macro_rules! across {
                 ($registers:literal, $span:expr, $folded:literal) => {{
-                    tiles!([6, 4, 2] of most, 0..tokens, |t, N| {
+                    tiles!([6, 4, 3, 2] of most, 0..tokens, |t, N| {
                         for register in (0..registers).step_by($registers) {
                             let target = self.target(register * V::LANES, $registers * V::LANES);
                             let sums = &mut sums[(t * registers + N * register) * V::LANES..]

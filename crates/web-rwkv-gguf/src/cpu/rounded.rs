@@ -13,7 +13,12 @@ pub(super) const SHARED: usize = 32;
 
 /// Of so many tokens that are left, how many a tile takes that has registers for `most`.
 pub(super) fn tile(left: usize, most: usize) -> usize {
-    [12, 6, 4, 2].into_iter().find(|n| *n <= left.min(most)).unwrap_or(1)
+    match left {
+        // Sums of one token or two are so few that they wait for each other.
+        7 | 8 | 11 if most >= 4 => 4,
+        5 if most >= 4 => 3,
+        _ => [12, 6, 4, 3, 2].into_iter().find(|n| *n <= left.min(most)).unwrap_or(1),
+    }
 }
 
 /// Runs `$kernel` for each tile of `$n` tokens from `$t`, at most `$most`, in a range. The sizes up to `$most` are listed, but
