@@ -238,10 +238,10 @@ fn error(got: &Acts, want: &Acts) -> f64 {
     got.data.iter().zip(&want.data).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, or with which the root of the
-/// sum of their squares is `norm`, each errs by at most half a step, and by step² / 12 in the mean of squares: a sum errs by that times the squares of its weights, and by what
-/// f32 sums err. Where codes of weights are multiplied less their middle, they are smaller than the weights. The same of weights, of
-/// which the first of the codes are.
+/// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, or with which the root of
+/// the sum of their squares is `norm`, each errs by at most half a step, and by step² / 12 in the mean of squares: a sum errs by that
+/// times the squares of its weights, and by what f32 sums err. Where codes of weights are multiplied less their middle, they are smaller
+/// than the weights. The same of weights, of which the first of the codes are.
 fn expected_error(w: &Matrix, x: &Acts, shared: usize, codes: [f64; 2], norm: f64) -> f64 {
     let (mut values, mut expected) = (vec![0.0; w.columns], 0.0);
     for r in 0..w.rows {
