@@ -13,8 +13,8 @@ use crate::{
     state::State,
 };
 
-/// A weight matrix in the bytes of its file: `rows` rows of `columns` values, one after another unless the bytes say that eight
-/// each [stand side by side](Bytes::is_beside).
+/// A weight matrix in the bytes of its file: `rows` rows of `columns` values, one after another, of which eight each may come to stand
+/// [side by side](Bytes::beside), too.
 #[derive(Clone)]
 pub(crate) struct FileMatrix {
     pub(crate) format: Format,

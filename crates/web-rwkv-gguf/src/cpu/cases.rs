@@ -84,7 +84,7 @@ pub(crate) fn matrix(rng: &mut ChaCha8Rng, format: Format, rows: usize, columns:
 fn beside(w: &Matrix) -> Option<[Matrix; 2]> {
     let turned = |steps| {
         let (data, moves) = crate::load::moving::beside(w.format, EIGHT * w.row_bytes(), &w.data);
-        (0..steps).for_each(|_| moves.step(1, &|format, rows, eight| format.turn(rows, eight)));
+        (0..steps).for_each(|_| moves.step(1, 1, &|format, rows, eight| format.turn(rows, eight)));
         assert_eq!(data.beside().is_some(), steps > 1);
         Matrix { data, ..w.clone() }
     };

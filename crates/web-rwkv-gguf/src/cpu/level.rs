@@ -200,7 +200,7 @@ pub(super) trait Vector: Lanes {
         unreachable!("rows do not stand side by side")
     }
     /// With `PAIRS` pairs of the nearest whole numbers, which fit in 16 bits.
-    unsafe fn pairs(_a: Self, _b: Self) -> Self::Int {
+    unsafe fn round_pairs(_a: Self, _b: Self) -> Self::Int {
         unreachable!("numbers do not stand in pairs")
     }
     /// Pairs times pairs, of which each product fits.
@@ -367,7 +367,7 @@ mod x86 {
                 let x = _mm256_cvtps_epi32(x);
                 _mm_storeu_si128(y.cast(), _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
             };
-            fn pairs(a: __m256, b: __m256) -> __m256i =
+            fn round_pairs(a: __m256, b: __m256) -> __m256i =
                 _mm256_blend_epi16(_mm256_cvtps_epi32(a), _mm256_slli_epi32(_mm256_cvtps_epi32(b), 16), 0xaa);
             fn zero() -> __m256i = _mm256_setzero_si256();
             fn load_ints(x: *const i32) -> __m256i = _mm256_loadu_si256(x.cast());
@@ -672,7 +672,7 @@ mod x86 {
             fn round(x: __m512) -> __m512 = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             fn store_codes(y: *mut i16, x: __m512) =
                 _mm256_storeu_si256(y.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
-            fn pairs(a: __m512, b: __m512) -> __m512i = {
+            fn round_pairs(a: __m512, b: __m512) -> __m512i = {
                 let b = _mm512_slli_epi32(_mm512_cvtps_epi32(b), 16);
                 _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(a), b)
             };
@@ -958,7 +958,7 @@ mod tests {
                 if V::PAIRS {
                     let want = x[..n].iter().map(|x| x.round_ties_even() as i16);
                     let want: Vec<i16> = want.flat_map(|x| [x, -x]).collect();
-                    assert_eq!(pairs(V::pairs(a, V::mul(a, V::splat(-1.0)))), want);
+                    assert_eq!(pairs(V::round_pairs(a, V::mul(a, V::splat(-1.0)))), want);
                     for (half, v) in V::widen_quads(V::load_ints(q.as_ptr().cast())).into_iter().enumerate() {
                         let want = (0..n).flat_map(|i| [0, 1].map(|j| wide(4 * i + 2 * half + j)));
                         assert_eq!(pairs(v), want.collect::<Vec<_>>());

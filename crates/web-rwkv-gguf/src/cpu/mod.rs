@@ -92,18 +92,18 @@ impl Matrix {
 
     /// Its rows in eights.
     #[inline(always)]
-    fn eights(&self) -> Eights<'_> {
-        Eights { w: self, moved: self.data.beside() }
+    fn eights(&self) -> EightRows<'_> {
+        EightRows { w: self, moved: self.data.beside() }
     }
 }
 
 /// A matrix of which eight rows stand side by side, or come to.
-struct Eights<'a> {
+struct EightRows<'a> {
     w: &'a Matrix,
     moved: Option<&'a [u8]>,
 }
 
-impl Eights<'_> {
+impl EightRows<'_> {
     /// Of several eights, by their first rows, the bytes of values `at..at + len`. They are put side by side in `turned` unless they
     /// stand so; those `next` rows behind are asked for then.
     ///
@@ -324,7 +324,7 @@ impl Ops for Cpu {
     }
 
     fn begin<'a>(&'a self, chunk: Chunked<'a>) -> Result<Chunked<'a>> {
-        self.moves.step(chunk.tokens.len(), &|format, rows, eight| {
+        self.moves.step(chunk.tokens.len(), self.threads(), &|format, rows, eight| {
             let apart = rows.len() / EIGHT;
             dispatch(self.level, beside::Turn { format, rows, apart, next: 0, eight });
         });

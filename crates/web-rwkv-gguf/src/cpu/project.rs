@@ -173,7 +173,7 @@ struct Input<'a> {
     x: &'a Acts,
     way: Way,
     columns: usize,
-    /// Of products with blocks.
+    /// Of integers.
     grain: Option<Grain>,
     made: Made,
 }

@@ -145,7 +145,7 @@ unsafe fn round<V: Vector>(x: &[f32], codes: &mut [i32], scales: &mut [f32]) {
         let inverse = V::load(inverses.as_ptr());
         for (i, codes) in codes.chunks_exact_mut(V::LANES).enumerate() {
             let (a, b) = (V::load(column(2 * i)), V::load(column(2 * i + 1)));
-            V::store_ints(codes.as_mut_ptr(), V::pairs(V::mul(a, inverse), V::mul(b, inverse)));
+            V::store_ints(codes.as_mut_ptr(), V::round_pairs(V::mul(a, inverse), V::mul(b, inverse)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Activations as integers, with a scale for each 32 of them.
+//! Activations as integers, with a scale for each 32 of them, or more.
 
 use std::{array::from_fn, marker::PhantomData};
 
@@ -175,7 +175,7 @@ pub(super) enum Order {
 pub(super) struct Grain {
     /// Columns that share a scale: 16, which two in turn do, 32 or more.
     pub(super) span: usize,
-    /// Columns that sums go over, 16 or 32.
+    /// Columns that share an offset of weights, whose sums are kept: 16, 32, or a span.
     pub(super) group: usize,
     /// What magnitudes of integers that share a scale may add up to.
     pub(super) room: i32,
@@ -202,7 +202,7 @@ impl Grain {
 /// the first limit, nor the root of the sum of their squares than the second, each rounded up by a half.
 pub(super) fn step(most: f32, squares: f32, limits: [i32; 2], n: usize) -> f32 {
     let [largest, norm] = limits.map(|limit| limit as f32);
-    (most / largest).max(most * squares.sqrt() / (norm - (n as f32).sqrt()))
+    (most / largest).max(squares.sqrt() / (norm - (n as f32).sqrt()) * most)
 }
 
 /// The inverse of what is not negative; of what is too small to matter, zero.
@@ -363,7 +363,7 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
             let x = &self.x.row(self.t + i)[..columns];
             for (first, x) in x.chunks(shared).enumerate() {
                 let first = first * shared;
-                // SAFETY: this runs inside `dispatch`, x has groups of 16 or 32 values, and LANES divides 16.
+                // SAFETY: this runs inside `dispatch`, x has groups of multiples of 16 values, and LANES divides 16.
                 unsafe {
                     let (mut most, mut magnitudes, mut total) = (V::splat(0.0), V::splat(0.0), 0.0);
                     for x in x.chunks_exact(V::LANES) {

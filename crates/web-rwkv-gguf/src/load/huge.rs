@@ -8,18 +8,18 @@ use memmap2::Mmap;
 #[cfg(target_os = "linux")]
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-use super::moving::Eights;
+use super::moving::InEights;
 use crate::format::Format;
 
 /// Puts blocks of eight rows side by side, see [`format::beside`](crate::format::beside).
-pub(crate) type Turn<'a> = &'a (dyn Fn(Format, &[u8], &mut [u8]) + Sync);
+pub(crate) type TurnEight<'a> = &'a (dyn Fn(Format, &[u8], &mut [u8]) + Sync);
 
 /// Bytes that are read.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) struct Part<'a> {
     pub(super) source: Source<'a>,
     pub(super) range: Range<usize>,
-    pub(super) eights: Eights,
+    pub(super) eights: InEights,
     /// Where in the room they come to stand.
     pub(super) to: Range<usize>,
 }
@@ -78,8 +78,9 @@ pub(super) fn are_mapped(parts: &[&[u8]]) -> bool {
     if mapped_huge(pages[0].as_ptr() as usize).is_none_or(|bytes| bytes < SAMPLE * 3 / 4 * PAGE) {
         return false;
     }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     thread::scope(|scope| {
-        for pages in pages.chunks(pages.len().div_ceil(threads())) {
+        for pages in pages.chunks(pages.len().div_ceil(threads)) {
             scope.spawn(move || pages.iter().for_each(|page| touch(page)));
         }
     });
@@ -106,11 +107,9 @@ fn kilobytes(size: &str) -> Option<usize> {
     size.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
 }
 
-/// Threads that read: pages are cleared before they are filled, which is work for every core.
+/// How many threads read: pages are cleared before they are filled, which is work for several cores.
 #[cfg(target_os = "linux")]
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(8)
-}
+const MOST_THREADS: usize = 8;
 
 /// Memory in huge pages, which is taken from the system as it is filled.
 #[cfg(target_os = "linux")]
@@ -120,10 +119,7 @@ pub(super) struct Room(MmapRaw);
 impl Room {
     /// Room for so many bytes; `None` where the system has no huge pages, or too little memory.
     pub(super) fn new(len: usize) -> Option<Self> {
-        if len < PAGE || !given()? || available()? < len.checked_add(len / 2)? {
-            return None;
-        }
-        Self::map(len)
+        (len >= PAGE && given()? && is_free(len)).then(|| Self::map(len))?
     }
 
     /// Room for so many bytes, whatever the system has.
@@ -133,13 +129,16 @@ impl Room {
         Some(Self(memory.into()))
     }
 
-    /// Reads these parts; whether all could be read. Eight rows are put side by side by `turn`.
+    /// Reads these parts by so many threads; whether all could be read. Eight rows are put side by side by `turn`.
     ///
     /// # Safety
     /// Nobody else may use their places meanwhile.
-    pub(super) unsafe fn fill(&self, parts: &[Part<'_>], turn: Turn<'_>) -> bool {
+    pub(super) unsafe fn fill(&self, parts: &[Part<'_>], threads: usize, turn: TurnEight<'_>) -> bool {
         use std::{iter, slice, sync::Mutex, thread};
 
+        if !is_free(parts.iter().map(|part| part.to.len()).sum()) {
+            return false;
+        }
         let mut pieces = vec![];
         for Part { source, range, eights, to } in parts {
             assert!(to.len() == range.len() && to.end <= self.0.len());
@@ -167,8 +166,11 @@ impl Room {
             })
         };
         thread::scope(|scope| {
-            let readers: Vec<_> = (0..threads()).map(|_| scope.spawn(read)).collect();
-            readers.into_iter().all(|reader| reader.join().unwrap_or(false))
+            let others = 1..threads.min(MOST_THREADS);
+            let spawn = |_| thread::Builder::new().spawn_scoped(scope, read).ok();
+            let others: Vec<_> = others.filter_map(spawn).collect();
+            let own = read();
+            others.into_iter().fold(own, |whole, other| other.join().unwrap_or(false) && whole)
         })
     }
 
@@ -193,7 +195,7 @@ impl Room {
         None
     }
 
-    pub(super) unsafe fn fill(&self, _: &[Part<'_>], _: Turn<'_>) -> bool {
+    pub(super) unsafe fn fill(&self, _: &[Part<'_>], _: usize, _: TurnEight<'_>) -> bool {
         match *self {}
     }
 
@@ -215,6 +217,12 @@ pub(super) fn are_mapped(_: &[&[u8]]) -> bool {
 fn given() -> Option<bool> {
     let choice = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
     Some(!choice.contains("[never]"))
+}
+
+/// Whether so many bytes may be had, and half as many besides, without swapping.
+#[cfg(target_os = "linux")]
+fn is_free(bytes: usize) -> bool {
+    available().is_some_and(|available| available / 3 * 2 >= bytes)
 }
 
 /// Bytes of memory that may be had without swapping.
@@ -267,10 +275,10 @@ mod tests {
             Part { source: Source::Static(bytes.clone().leak()), ..part(17..PAGE, 5_000_128) },
             Part { eights: Some((Format::Q4K, ROWS * row)), ..part(7..7 + 8000 * row, 7_500_032) },
         ];
-        let turn: Turn<'_> = &|format, rows, eight| format.turn(rows, eight);
+        let turn: TurnEight<'_> = &|format, rows, eight| format.turn(rows, eight);
         // SAFETY: nobody else knows of this room.
         unsafe {
-            assert!(room.fill(&parts[2..], turn) && room.fill(&parts[..2], turn));
+            assert!(room.fill(&parts[2..], 2, turn) && room.fill(&parts[..2], 1, turn));
             let [plain @ .., turned] = &parts;
             for Part { range, to, .. } in plain {
                 assert!(room.bytes(to.clone()) == &bytes[range.clone()], "{range:?}");
@@ -281,7 +289,7 @@ mod tests {
                     assert_eq!(Format::Q4K.row_of(eight, r), row);
                 }
             }
-            assert!(!room.fill(&[part(bytes.len() - PAGE..bytes.len() + 1, 0)], turn));
+            assert!(!room.fill(&[part(bytes.len() - PAGE..bytes.len() + 1, 0)], 2, turn));
         }
     }
 }

@@ -68,7 +68,8 @@ impl fmt::Display for ModelVersion {
     }
 }
 
-/// The bytes of a file: mapped, or compiled into the program, or owned. Cloning shares them.
+/// The bytes of a file: mapped, or on their way from there into other memory, or compiled into the program, or owned. Cloning shares
+/// them.
 #[derive(Clone)]
 pub struct Bytes {
     owner: Owner,

@@ -10,23 +10,23 @@ use std::{
 
 use super::{
     Bytes,
-    huge::{Part, Room, Turn},
+    huge::{Part, Room, TurnEight},
 };
 use crate::format::Format;
 
-/// How many bytes move at least for each token that is read: they take a few milliseconds.
+/// How many bytes move at least, by whole tensors, for each token that is read: they take a few milliseconds.
 const STEP: usize = 32 << 20;
 
 /// Bytes of a line of the cache, with which each part begins.
 const LINE: usize = 64;
 
 /// The format and the bytes of eight rows, if these are to stand side by side.
-pub(super) type Eights = Option<(Format, usize)>;
+pub(super) type InEights = Option<(Format, usize)>;
 
 /// Bytes that stand where they came from until they have moved.
 pub(super) struct Moving {
     from: Bytes,
-    pub(super) eights: Eights,
+    pub(super) eights: InEights,
     room: Arc<Room>,
     to: Range<usize>,
     moved: AtomicBool,
@@ -58,7 +58,7 @@ pub(crate) struct Moves {
 
 impl Moves {
     /// Lets these move, in order, of which some come to stand side by side; does nothing where there are no huge pages.
-    pub(super) fn new(parts: Vec<(&mut Bytes, Eights)>) -> Self {
+    pub(super) fn new(parts: Vec<(&mut Bytes, InEights)>) -> Self {
         match Room::new(places(&parts).last().map_or(0, |last| last.end)) {
             Some(room) => Self::to(room, parts),
             None => Self::default(),
@@ -66,7 +66,7 @@ impl Moves {
     }
 
     /// The same, to a room that is large enough.
-    fn to(room: Room, parts: Vec<(&mut Bytes, Eights)>) -> Self {
+    fn to(room: Room, parts: Vec<(&mut Bytes, InEights)>) -> Self {
         let (room, places) = (Arc::new(room), places(&parts));
         let mut waiting: Vec<_> = parts
             .into_iter()
@@ -82,8 +82,9 @@ impl Moves {
         Self { waiting: Mutex::new(waiting), ..Self::default() }
     }
 
-    /// Moves some before so many tokens are read; none the first time, when an answer is waited for since the model was opened.
-    pub(crate) fn step(&self, tokens: usize, turn: Turn<'_>) {
+    /// Moves some by so many threads before so many tokens are read; none the first time, when an answer is waited for since the
+    /// model was opened. What cannot move stays where it is.
+    pub(crate) fn step(&self, tokens: usize, threads: usize, turn: TurnEight<'_>) {
         if !self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -99,22 +100,22 @@ impl Moves {
         let Some(Moving { room, .. }) = some.first().map(|first| &**first) else { return };
         // What was used of the file counts as memory too.
         some.iter().for_each(|moving| moving.from.release());
-        let parts = some.iter().filter_map(|moving| {
+        let parts = some.iter().map(|moving| {
             let Moving { from, eights, to, .. } = &**moving;
-            let (source, range) = (from.source()?, from.range.clone());
-            Some(Part { source, range, eights: *eights, to: to.clone() })
+            let source = from.source().expect("only what has one is to move");
+            Part { source, range: from.range.clone(), eights: *eights, to: to.clone() }
         });
         // SAFETY: each part has a place of its own, at which nobody looks before it is told to have moved.
-        if unsafe { room.fill(&parts.collect::<Vec<_>>(), turn) } {
+        if unsafe { room.fill(&parts.collect::<Vec<_>>(), threads, turn) } {
             some.iter().for_each(|moving| moving.moved.store(true, Ordering::Release));
         }
     }
 }
 
 /// Where parts come to stand, one behind the other.
-fn places(parts: &[(&mut Bytes, Eights)]) -> Vec<Range<usize>> {
+fn places(parts: &[(&mut Bytes, InEights)]) -> Vec<Range<usize>> {
     let mut end = 0_usize;
-    let place = |(bytes, _): &(&mut Bytes, Eights)| {
+    let place = |(bytes, _): &(&mut Bytes, InEights)| {
         let at = end.next_multiple_of(LINE);
         end = at + bytes.len();
         at..end
@@ -144,9 +145,9 @@ mod tests {
         if moves.waiting.lock().unwrap().is_empty() {
             return println!("skipped: there are no huge pages");
         }
-        let turn: Turn<'_> = &|_, _, _| unreachable!("none stand side by side");
+        let turn: TurnEight<'_> = &|_, _, _| unreachable!("none stand side by side");
         for (tokens, moved) in [(1000, 0), (0, 0), (1, 2), (2, 4), (1, 4)] {
-            moves.step(tokens, turn);
+            moves.step(tokens, 2, turn);
             for (i, bytes) in [&a, &b, &c, &d].into_iter().enumerate() {
                 assert_eq!(!all.as_ptr_range().contains(&bytes.as_ptr()), i < moved);
             }
