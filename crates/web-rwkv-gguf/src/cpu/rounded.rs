@@ -202,7 +202,7 @@ impl Grain {
 /// the first limit, nor the root of the sum of their squares than the second, each rounded up by a half.
 pub(super) fn step(most: f32, squares: f32, limits: [i32; 2], n: usize) -> f32 {
     let [largest, norm] = limits.map(|limit| limit as f32);
-    (most / largest).max(squares.sqrt() / (norm - (n as f32).sqrt()) * most)
+    (most / largest).max(most * squares.sqrt() / (norm - (n as f32).sqrt()))
 }
 
 /// The inverse of what is not negative; of what is too small to matter, zero.
