@@ -36,8 +36,8 @@ pub(super) const NORM: i32 = 46340;
 
 /// How many columns of a matrix share a scale.
 pub(super) fn span(w: &Matrix) -> usize {
-    let spans = [4 * SHARED, 2 * SHARED].into_iter().filter(|_| w.columns >= WIDE);
-    spans.into_iter().find(|span| w.columns.is_multiple_of(*span)).unwrap_or(SHARED)
+    let fits = |span: &usize| w.columns >= WIDE && w.columns.is_multiple_of(*span);
+    [4 * SHARED, 2 * SHARED].into_iter().find(fits).unwrap_or(SHARED)
 }
 
 /// Columns that are decoded at a time, whole blocks and spans: they stay in the first-level cache.

@@ -59,15 +59,19 @@ pub(crate) struct Moves {
 impl Moves {
     /// Lets these move, in order, of which some come to stand side by side; does nothing where there are no huge pages.
     pub(super) fn new(parts: Vec<(&mut Bytes, InEights)>) -> Self {
-        match Room::new(places(&parts).last().map_or(0, |last| last.end)) {
-            Some(room) => Self::to(room, parts),
-            None => Self::default(),
-        }
+        Self::within(Room::new, parts)
     }
 
-    /// The same, to a room that is large enough.
-    fn to(room: Room, parts: Vec<(&mut Bytes, InEights)>) -> Self {
-        let (room, places) = (Arc::new(room), places(&parts));
+    /// The same, to such a room for so many bytes.
+    fn within(room: fn(usize) -> Option<Room>, parts: Vec<(&mut Bytes, InEights)>) -> Self {
+        let mut end = 0_usize;
+        let place = |(bytes, _): &(&mut Bytes, InEights)| {
+            let at = end.next_multiple_of(LINE);
+            end = at + bytes.len();
+            at..end
+        };
+        let places: Vec<_> = parts.iter().map(place).collect();
+        let Some(room) = room(end).map(Arc::new) else { return Self::default() };
         let mut waiting: Vec<_> = parts
             .into_iter()
             .zip(places)
@@ -112,22 +116,11 @@ impl Moves {
     }
 }
 
-/// Where parts come to stand, one behind the other.
-fn places(parts: &[(&mut Bytes, InEights)]) -> Vec<Range<usize>> {
-    let mut end = 0_usize;
-    let place = |(bytes, _): &(&mut Bytes, InEights)| {
-        let at = end.next_multiple_of(LINE);
-        end = at + bytes.len();
-        at..end
-    };
-    parts.iter().map(place).collect()
-}
-
 /// Rows that come to stand side by side with the first step but one.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn beside(format: Format, eight: usize, rows: &[u8]) -> (Bytes, Moves) {
     let mut bytes = Bytes::from(&*rows.to_vec().leak());
-    let moves = Moves::to(Room::map(rows.len()).unwrap(), vec![(&mut bytes, Some((format, eight)))]);
+    let moves = Moves::within(Room::map, vec![(&mut bytes, Some((format, eight)))]);
     (bytes, moves)
 }
 
