@@ -66,7 +66,9 @@ impl<T: Number> Lines<T> {
 
     /// Makes room for `len` numbers; what they are is left as it is, or zero.
     pub(super) fn resize(&mut self, len: usize) {
-        self.lines.resize((len * size_of::<T>()).div_ceil(size_of::<Line>()), Line([0; 64]));
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        // Lines behind the last number stay, lest they be filled again.
+        self.lines.resize(lines.max(self.lines.len()), Line([0; 64]));
         self.len = len;
     }
 }

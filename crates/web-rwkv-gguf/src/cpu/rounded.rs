@@ -4,6 +4,7 @@ use std::{array::from_fn, marker::PhantomData};
 
 use super::{
     Acts, Cpu, Shared,
+    dot::prefetch_kept,
     level::{Kernel, Vector, dispatch},
     lines::Lines,
 };
@@ -348,91 +349,134 @@ struct Quantize<'a, I> {
     integers: PhantomData<I>,
 }
 
+/// How many steps are found at a time, since they do not wait for each other.
+const SCALES: usize = 8;
+
 impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Self { n, columns, grain: Grain { span, group, room, norm, largest, folded }, .. } = self;
-        let shared = span.max(SHARED);
+    unsafe fn run<V: Vector>(mut self) {
+        let (x, shared) = (self.x, self.grain.span.max(SHARED));
+        for i in 0..self.n {
+            let row = &x.row(self.t + i)[..self.columns];
+            for (part, x) in row.chunks(SCALES * shared).enumerate() {
+                // SAFETY: this runs inside `dispatch`.
+                unsafe {
+                    let inverses = self.steps::<V>(i, part * SCALES, x);
+                    self.round::<V>(i, part * SCALES, x, inverses);
+                }
+            }
+        }
+    }
+}
+
+impl<I: Integers> Quantize<'_, I> {
+    /// Fills in scales and sums of some values x of token `i`, which are whole numbers of those that share a scale, from number `first`
+    /// on. Gives the inverses of their steps.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    unsafe fn steps<V: Vector>(&mut self, i: usize, first: usize, x: &[f32]) -> [f32; SCALES] {
+        let Grain { span, group, room, norm, largest, .. } = self.grain;
+        let (n, shared) = (self.n, span.max(SHARED));
+        let (spans, groups) = (shared / span, shared / group);
         // Each may be rounded up by a half.
         let room = (room - shared as i32) as f32;
+        let (mut most, mut magnitudes, mut totals) = ([0.0; SCALES], [0.0; SCALES], [0.0; SCALES]);
+        // SAFETY: the caller's promise is handed on; there are groups of multiples of 16 values, and LANES divides 16.
+        unsafe {
+            for (c, x) in x.chunks_exact(shared).enumerate() {
+                let (mut top, mut all) = (V::splat(0.0), V::splat(0.0));
+                for (g, x) in x.chunks_exact(group).enumerate() {
+                    let mut sum = V::splat(0.0);
+                    for x in x.chunks_exact(V::LANES) {
+                        let x = V::load(x.as_ptr());
+                        top = V::max_abs(top, x);
+                        all = V::fma(V::max_abs(V::splat(0.0), x), V::splat(1.0), all);
+                        sum = V::fma(x, V::splat(1.0), sum);
+                    }
+                    let sum = V::sum(sum);
+                    self.sums[((first + c) * groups + g) * n + i] = sum;
+                    totals[c] += sum;
+                }
+                (most[c], magnitudes[c]) = (V::largest(top), V::sum(all));
+            }
+            let mut inverses = [0.0; SCALES];
+            for (c, x) in x.chunks_exact(shared).enumerate() {
+                let mut squares = V::splat(0.0);
+                if norm < i32::MAX {
+                    let unit = V::splat(inverse(most[c]));
+                    for x in x.chunks_exact(V::LANES) {
+                        let x = V::mul(V::load(x.as_ptr()), unit);
+                        squares = V::fma(x, x, squares);
+                    }
+                }
+                let step = step(most[c], V::sum(squares), [largest, norm], shared).max(magnitudes[c] / room);
+                inverses[c] = inverse(step);
+                for s in 0..spans {
+                    // What is not finite has no code, and must not vanish.
+                    self.scale[((first + c) * spans + s) * n + i] = step + 0.0 * totals[c];
+                }
+            }
+            inverses
+        }
+    }
+
+    /// Rounds these values; those of the next token are asked for.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    unsafe fn round<V: Vector>(&mut self, i: usize, first: usize, x: &[f32], inverses: [f32; SCALES]) {
+        let Grain { span, group, folded, .. } = self.grain;
+        let (n, shared) = (self.n, span.max(SHARED));
         // Of 16 pairs of codes those that are folded with the pairs half as many behind.
         let mask: [i32; SHARED / 2] =
             from_fn(|i| if 2 * i < I::PER * folds(SHARED / I::PER) { 0x1_0001 } else { 0 });
-        for i in 0..n {
-            let x = &self.x.row(self.t + i)[..columns];
-            for (first, x) in x.chunks(shared).enumerate() {
-                let first = first * shared;
-                // SAFETY: this runs inside `dispatch`, x has groups of multiples of 16 values, and LANES divides 16.
-                unsafe {
-                    let (mut most, mut magnitudes, mut total) = (V::splat(0.0), V::splat(0.0), 0.0);
-                    for x in x.chunks_exact(V::LANES) {
-                        let x = V::load(x.as_ptr());
-                        most = V::max_abs(most, x);
-                        magnitudes = V::fma(V::max_abs(V::splat(0.0), x), V::splat(1.0), magnitudes);
-                    }
-                    let most = V::largest(most);
-                    let (unit, mut squares) = (V::splat(inverse(most)), V::splat(0.0));
+        for (c, x) in x.chunks_exact(shared).enumerate() {
+            let (at, inverse) = (first + c, inverses[c]);
+            // SAFETY: the caller's promise is handed on, and LANES divides 16.
+            unsafe {
+                prefetch_kept::<V>(x.as_ptr().wrapping_add(self.x.width).cast(), size_of_val(x));
+                if !matches!(self.order, Order::Tiles) {
+                    let scale = self.scale[at * (shared / span) * n + i];
                     for (g, x) in x.chunks_exact(group).enumerate() {
-                        let mut sum = V::splat(0.0);
+                        let mut lost = V::splat(0.0);
                         for x in x.chunks_exact(V::LANES) {
                             let x = V::load(x.as_ptr());
-                            sum = V::fma(x, V::splat(1.0), sum);
-                            let x = V::mul(x, unit);
-                            squares = V::fma(x, x, squares);
+                            let code = V::round(V::mul(x, V::splat(inverse)));
+                            lost = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), lost);
                         }
-                        let sum = V::sum(sum);
-                        self.sums[(first / group + g) * n + i] = sum;
-                        total += sum;
+                        self.lost[(at * (shared / group) + g) * n + i] = V::sum(lost);
                     }
-                    let step = step(most, V::sum(squares), [largest, norm], shared);
-                    let step = step.max(V::sum(magnitudes) / room);
-                    // What is not finite has no code, and must not vanish.
-                    let scale = step + 0.0 * total;
-                    let inverse = inverse(step);
-                    for s in 0..x.len() / span {
-                        self.scale[(first / span + s) * n + i] = scale;
+                }
+                let (mut cross, bias) = (V::zero(), V::splat_int(&(0x1_0001 * I::BIAS)));
+                for (k, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
+                    let mut codes = [0; SHARED];
+                    for at in (0..SHARED).step_by(V::LANES) {
+                        let x = V::mul(V::load(x.as_ptr().add(at)), V::splat(inverse));
+                        V::store_codes(codes.as_mut_ptr().add(at), x);
                     }
-                    if !matches!(self.order, Order::Tiles) {
-                        for (g, x) in x.chunks_exact(group).enumerate() {
-                            let mut lost = V::splat(0.0);
-                            for x in x.chunks_exact(V::LANES) {
-                                let x = V::load(x.as_ptr());
-                                let code = V::round(V::mul(x, V::splat(inverse)));
-                                lost = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), lost);
-                            }
-                            self.lost[(first / group + g) * n + i] = V::sum(lost);
-                        }
+                    match self.order {
+                        Order::Tiles => (),
+                        Order::Along => V::arrange(&mut codes),
+                        Order::Beside => V::arrange_beside(&mut codes),
                     }
-                    let (mut cross, bias) = (V::zero(), V::splat_int(&(0x1_0001 * I::BIAS)));
-                    for (c, x) in x.as_chunks::<SHARED>().0.iter().enumerate() {
-                        let mut codes = [0; SHARED];
-                        for at in (0..SHARED).step_by(V::LANES) {
-                            let x = V::mul(V::load(x.as_ptr().add(at)), V::splat(inverse));
-                            V::store_codes(codes.as_mut_ptr().add(at), x);
-                        }
-                        match self.order {
-                            Order::Tiles => (),
-                            Order::Along => V::arrange(&mut codes),
-                            Order::Beside => V::arrange_beside(&mut codes),
-                        }
-                        let lanes = SHARED / I::PER;
-                        let to = ((first / SHARED + c) * n + i) * lanes;
-                        let to = &mut self.codes[to..][..lanes];
-                        I::lanes(&codes, to);
-                        if folded {
-                            let [x, mates] = [0, SHARED / 2].map(|at| codes.as_ptr().add(at));
-                            let biased = V::add_pairs(V::load_sixteen(x), bias);
-                            let firsts = V::mul_pairs(biased, V::load_ints(mask.as_ptr()));
-                            cross = V::dot(firsts, V::load_sixteen(mates), cross);
-                        }
-                    }
+                    let lanes = SHARED / I::PER;
+                    let to = (at * (shared / SHARED) + k) * n + i;
+                    I::lanes(&codes, &mut self.codes[to * lanes..][..lanes]);
                     if folded {
-                        let mut lanes = [0_i32; 16];
-                        V::store_ints(lanes.as_mut_ptr(), cross);
-                        self.cross[first / span * n + i] =
-                            lanes.iter().fold(0, |sum, x| sum.wrapping_sub(*x));
+                        let [x, mates] = [0, SHARED / 2].map(|at| codes.as_ptr().add(at));
+                        let biased = V::add_pairs(V::load_sixteen(x), bias);
+                        let firsts = V::mul_pairs(biased, V::load_ints(mask.as_ptr()));
+                        cross = V::dot(firsts, V::load_sixteen(mates), cross);
                     }
+                }
+                if folded {
+                    let mut lanes = [0_i32; 16];
+                    V::store_ints(lanes.as_mut_ptr(), cross);
+                    self.cross[at * n + i] = lanes.iter().fold(0, |sum, x| sum.wrapping_sub(*x));
                 }
             }
         }
