@@ -102,9 +102,10 @@ impl Packed {
     pub(super) fn resize<I: Integers>(&mut self, rows: usize, columns: usize, grain: Grain) {
         (self.columns, self.grain) = (columns, grain);
         self.codes.resize(rows * columns / I::PER);
-        self.bias.resize(rows * columns / grain.span);
-        self.scale.resize(rows * columns / grain.span);
-        self.offset.resize(rows * columns / grain.group);
+        let [spans, groups] = grain.of(columns);
+        self.bias.resize(rows * spans);
+        self.scale.resize(rows * spans);
+        self.offset.resize(rows * groups);
     }
 
     /// Codes, scales and offsets of a register of rows.
@@ -113,8 +114,8 @@ impl Packed {
         register: usize,
         lanes: usize,
     ) -> (&mut [i32], &mut [f32], &mut [f32]) {
-        let [codes, scales, offsets] =
-            [I::PER, self.grain.span, self.grain.group].map(|n| lanes * self.columns / n);
+        let [spans, groups] = self.grain.of(self.columns);
+        let [codes, scales, offsets] = [self.columns / I::PER, spans, groups].map(|n| lanes * n);
         (
             &mut self.codes[register * codes..][..codes],
             &mut self.scale[register * scales..][..scales],
@@ -286,7 +287,8 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDE
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let (w, lanes, columns, start) = (self.w, V::LANES, self.w.columns, self.columns.start);
-        let (spans, groups, steps) = (columns / SPAN, columns / w.grain.group, columns / I::PER);
+        let ([spans, groups], [first_span, first_group]) = (w.grain.of(columns), w.grain.of(start));
+        let steps = columns / I::PER;
         fn part<N>(x: &[N], register: usize, len: usize) -> *const N {
             x[register * len..][..len].as_ptr()
         }
@@ -295,10 +297,10 @@ impl<I: Integers, const T: usize, const R: usize, const SPAN: usize, const FOLDE
         let scale: [*const f32; R] = from_fn(|i| part(&w.scale, self.register + i, lanes * spans));
         let offset: [*const f32; R] = from_fn(|i| part(&w.offset, self.register + i, lanes * groups));
         let x = self.x.codes(self.t, T)[start / I::PER * T..].as_ptr();
-        let x_scale = self.x.scale(self.t, T)[start / SPAN * T..].as_ptr();
+        let x_scale = self.x.scale(self.t, T)[first_span * T..].as_ptr();
         let x_cross =
-            if FOLDED { self.x.cross(self.t, T)[start / SPAN * T..].as_ptr() } else { std::ptr::null() };
-        let x_sums = self.x.sums(self.t, T)[start / w.grain.group * T..].as_ptr();
+            if FOLDED { self.x.cross(self.t, T)[first_span * T..].as_ptr() } else { std::ptr::null() };
+        let x_sums = self.x.sums(self.t, T)[first_group * T..].as_ptr();
         let last = self.columns.end == self.x.columns;
         assert!(self.columns.len() == columns && self.columns.end <= self.x.columns);
         assert!(w.grain == self.x.grain && w.grain.span == SPAN && (w.grain.folded || !FOLDED));

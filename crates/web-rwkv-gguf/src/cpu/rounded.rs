@@ -189,6 +189,12 @@ pub(super) struct Grain {
 }
 
 impl Grain {
+    /// How many scales, and how many sums, so many columns have. Both are of powers of two: a short tile has no time for divisions.
+    pub(super) fn of(&self, columns: usize) -> [usize; 2] {
+        debug_assert!(self.span.is_power_of_two() && self.group.is_power_of_two());
+        [self.span, self.group].map(|n| columns >> n.trailing_zeros())
+    }
+
     /// With folded products, if so, of codes up to `code`: a sum of both has to fit. Spans of 16 are not folded.
     pub(super) fn folded(self, folded: bool, code: i32) -> Self {
         if folded && self.span >= SHARED {
@@ -235,7 +241,7 @@ impl<I: Integers> Rounded<I> {
     /// The first `columns` of each row of x, which are whole groups of 32.
     pub(super) fn new(cpu: &Cpu, x: &Acts, columns: usize, order: Order, grain: Grain) -> Self {
         let tokens = x.tokens();
-        let (lanes, spans, groups) = (columns / I::PER, columns / grain.span, columns / grain.group);
+        let (lanes, [spans, groups]) = (columns / I::PER, grain.of(columns));
         // Of tiles nobody asks what was lost.
         let (most, losses) = match order {
             Order::Tiles => (I::tile(cpu.level().lanes()).1, 0),
@@ -284,19 +290,19 @@ impl<I: Integers> Rounded<I> {
 
     /// Its scales, `[K / span, n]`.
     pub(super) fn scale(&self, t: usize, n: usize) -> &[f32] {
-        let spans = self.columns / self.grain.span;
+        let [spans, _] = self.grain.of(self.columns);
         &self.scale[t * spans..][..n * spans]
     }
 
     /// What its sums begin with, `[K / span, n]`, where products are folded.
     pub(super) fn cross(&self, t: usize, n: usize) -> &[i32] {
-        let spans = self.columns / self.grain.span;
+        let [spans, _] = self.grain.of(self.columns);
         &self.cross[t * spans..][..n * spans]
     }
 
     /// Its sums, `[K / group, n]`.
     pub(super) fn sums(&self, t: usize, n: usize) -> &[f32] {
-        let groups = self.columns / self.grain.group;
+        let [_, groups] = self.grain.of(self.columns);
         &self.sums[t * groups..][..n * groups]
     }
 }
@@ -304,11 +310,10 @@ impl<I: Integers> Rounded<I> {
 impl Rounded<Pairs> {
     /// A token of tiles of one, from a column on.
     pub(super) fn token(&self, t: usize, first: usize) -> Token<'_> {
-        let groups = self.columns / self.grain.group;
-        let first_group = first / self.grain.group;
+        let ([_, groups], [first_span, first_group]) = (self.grain.of(self.columns), self.grain.of(first));
         Token {
             codes: &self.codes(t, 1)[first / Pairs::PER..],
-            scale: &self.scale(t, 1)[first / self.grain.span..],
+            scale: &self.scale(t, 1)[first_span..],
             sums: &self.sums(t, 1)[first_group..],
             lost: &self.lost[t * groups..][..groups][first_group..],
         }
@@ -380,7 +385,7 @@ impl<I: Integers> Quantize<'_, I> {
     unsafe fn steps<V: Vector>(&mut self, i: usize, first: usize, x: &[f32]) -> [f32; SCALES] {
         let Grain { span, group, room, norm, largest, .. } = self.grain;
         let (n, shared) = (self.n, span.max(SHARED));
-        let (spans, groups) = (shared / span, shared / group);
+        let [spans, groups] = self.grain.of(shared);
         // Each may be rounded up by a half.
         let room = (room - shared as i32) as f32;
         let (mut most, mut magnitudes, mut totals) = ([0.0; SCALES], [0.0; SCALES], [0.0; SCALES]);
@@ -431,6 +436,7 @@ impl<I: Integers> Quantize<'_, I> {
     unsafe fn round<V: Vector>(&mut self, i: usize, first: usize, x: &[f32], inverses: [f32; SCALES]) {
         let Grain { span, group, folded, .. } = self.grain;
         let (n, shared) = (self.n, span.max(SHARED));
+        let [spans, groups] = self.grain.of(shared);
         // Of 16 pairs of codes those that are folded with the pairs half as many behind.
         let mask: [i32; SHARED / 2] =
             from_fn(|i| if 2 * i < I::PER * folds(SHARED / I::PER) { 0x1_0001 } else { 0 });
@@ -440,7 +446,7 @@ impl<I: Integers> Quantize<'_, I> {
             unsafe {
                 prefetch_kept::<V>(x.as_ptr().wrapping_add(self.x.width).cast(), size_of_val(x));
                 if !matches!(self.order, Order::Tiles) {
-                    let scale = self.scale[at * (shared / span) * n + i];
+                    let scale = self.scale[at * spans * n + i];
                     for (g, x) in x.chunks_exact(group).enumerate() {
                         let mut lost = V::splat(0.0);
                         for x in x.chunks_exact(V::LANES) {
@@ -448,7 +454,7 @@ impl<I: Integers> Quantize<'_, I> {
                             let code = V::round(V::mul(x, V::splat(inverse)));
                             lost = V::fma(V::fma(code, V::splat(-scale), x), V::splat(1.0), lost);
                         }
-                        self.lost[(at * (shared / group) + g) * n + i] = V::sum(lost);
+                        self.lost[(at * groups + g) * n + i] = V::sum(lost);
                     }
                 }
                 let (mut cross, bias) = (V::zero(), V::splat_int(&(0x1_0001 * I::BIAS)));
