@@ -50,8 +50,10 @@ pub(crate) fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
 
 /// Activations of these values.
 fn of(data: Vec<f32>, width: usize) -> Acts {
-    let tokens = data.len() / width;
-    Acts { data, width, tokens }
+    let mut acts = Acts::new(width, Kind::Stream);
+    acts.resize(data.len() / width);
+    acts.rows_mut().copy_from_slice(&data);
+    acts
 }
 
 /// Activations that nothing was written to.
@@ -108,11 +110,12 @@ fn ways(w: &Matrix) -> impl Iterator<Item = (Cpu, Cow<'_, Matrix>)> {
 
 impl Peek for Cpu {
     fn peek(&self, _: &mut Chunked<'_>, acts: &Acts) -> Vec<f32> {
-        acts.values().to_vec()
+        acts.made(self).values().to_vec()
     }
 
     fn poke(&self, _: &mut Chunked<'_>, acts: &mut Acts, values: &[f32]) {
-        acts.data[..values.len()].copy_from_slice(values);
+        acts.resize(acts.tokens());
+        acts.rows_mut()[..values.len()].copy_from_slice(values);
     }
 }
 
@@ -199,9 +202,9 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
     let (format, rows, columns, tokens) = (w.format, w.rows, w.columns, x.tokens());
     let want = project(&scalar, w, x, Id);
     if let Some([waiting, moved]) = beside(w) {
-        assert!(project(&scalar, &moved, x, Id).data == want.data, "{}", format.name());
+        assert!(project(&scalar, &moved, x, Id).values() == want.values(), "{}", format.name());
         for cpu in levels().filter(|cpu| cpu.level().beside()) {
-            let same = project(&cpu, &waiting, x, Id).data == project(&cpu, &moved, x, Id).data;
+            let same = project(&cpu, &waiting, x, Id).values() == project(&cpu, &moved, x, Id).values();
             assert!(same, "{} [{rows}, {columns}] × {tokens} {}", format.name(), cpu.level());
         }
     }
@@ -235,7 +238,7 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
 }
 
 fn error(got: &Acts, want: &Acts) -> f64 {
-    got.data.iter().zip(&want.data).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    got.values().iter().zip(want.values()).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
 /// Of `x = code · scale` with codes up to `codes`, those of `shared` with the scale that the largest needs, or with which the root of
@@ -385,7 +388,9 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..9)).collect();
     let emb = matrix(rng, Format::F16, 9, c);
     let blank = || blank(tokens, c);
-    let (mut x, mut h, mut mixed) = (blank(), blank(), [blank(), blank()]);
+    let (mut x, mut h) = (blank(), blank());
+    let mut mixed = [blank(), blank()];
+    mixed.iter_mut().for_each(|acts| acts.kind = Kind::Input);
     let tails = tails(&seqs, tokens);
     let chunk = Chunked { tokens: &ids, seqs: &seqs, states: &mut states, ..Chunked::default() };
     let b = &mut Chunked { tails: tails.as_ref(), ..chunk };
@@ -418,11 +423,12 @@ fn mix(cpu: &Cpu, seed: u64, sizes: &[(usize, usize)], heads: usize, n: usize, f
     cpu.tails(b, 1, &mut x, &mut y);
     cpu.shift(b, (1, Shift::Ffn), &ln0, &lerp[..1], &x, &mut h, &mut mixed[..1]);
     let rows: Vec<_> = (0..y.tokens()).rev().step_by(2).collect();
-    let mut last = Acts::new(c);
+    let mut last = Acts::new(c, Kind::Stream);
     cpu.norm_rows(b, &ln0, &rows, &y, &mut last);
 
-    let all = [x, h, y, last, t.w, t.a, t.k, t.v, t.g, t.kk, t.v_first].into_iter().chain(mixed);
-    let all = all.flat_map(|acts| acts.data);
+    let mixed = mixed.into_iter().flat_map(|acts| acts.made(cpu).values().to_vec());
+    let all = [x, h, y, last, t.w, t.a, t.k, t.v, t.g, t.kk, t.v_first].into_iter();
+    let all = all.flat_map(|acts| acts.data.to_vec()).chain(mixed);
     all.chain(states.into_iter().flat_map(|s| s.into_vec().unwrap())).collect()
 }
 
@@ -485,7 +491,7 @@ fn mix_before_v7(
     let mut x = acts(rng, tokens, c);
     cpu.add_gated(b, &g, &y4, 0.5, &mut x);
 
-    let acts = mixed.into_iter().chain([y6, y4, x]).flat_map(|acts| acts.data);
+    let acts = mixed.into_iter().chain([y6, y4, x]).flat_map(|acts| acts.data.to_vec());
     acts.chain(six.into_iter().chain(four).flat_map(|s| s.into_vec().unwrap())).collect()
 }
 

@@ -22,10 +22,13 @@ impl Number for f32 {}
 pub(super) struct Lines<T> {
     lines: Vec<Line>,
     len: usize,
+    /// Whether the thread keeps it.
+    kept: bool,
     number: PhantomData<T>,
 }
 
-/// How many vectors that are no longer wanted a thread keeps for the next ones: the system clears memory that it gives.
+/// How many vectors of [`Lines::new`] that are no longer wanted a thread keeps for the next ones: the system clears memory that
+/// it gives.
 const KEPT: usize = 32;
 
 thread_local! {
@@ -34,12 +37,15 @@ thread_local! {
 
 impl<T> Default for Lines<T> {
     fn default() -> Self {
-        Self { lines: vec![], len: 0, number: PhantomData }
+        Self { lines: vec![], len: 0, kept: false, number: PhantomData }
     }
 }
 
 impl<T> Drop for Lines<T> {
     fn drop(&mut self) {
+        if !self.kept {
+            return;
+        }
         let lines = mem::take(&mut self.lines);
         // At the end of a thread there is no list.
         let _ = FREE.try_with(|free| {
@@ -48,6 +54,14 @@ impl<T> Drop for Lines<T> {
                 free.push(lines);
             }
         });
+    }
+}
+
+impl<T: Number> Clone for Lines<T> {
+    fn clone(&self) -> Self {
+        let mut lines = Self::new(self.len);
+        lines.copy_from_slice(self);
+        lines
     }
 }
 
@@ -60,6 +74,7 @@ impl<T: Number> Lines<T> {
             let fits = free.iter().position(|lines| lines.capacity() * size_of::<Line>() >= bytes);
             fits.map(|i| free.swap_remove(i)).unwrap_or_default()
         });
+        lines.kept = true;
         lines.resize(len);
         lines
     }

@@ -1,6 +1,7 @@
 //! The CPU executor.
 
 mod across;
+mod acts;
 mod beside;
 #[cfg(test)]
 pub(crate) mod cases;
@@ -23,6 +24,8 @@ mod wkv7;
 
 pub use level::Level;
 
+use std::sync::Arc;
+
 use crate::{
     Result,
     batch::{Sequence, Token},
@@ -34,11 +37,12 @@ use crate::{
     },
     state::State,
 };
+use acts::{Acts, Shifted};
 use level::{Vector, dispatch};
 use lines::Lines;
 use pool::Pool;
 use profile::{Profile, Timer};
-use rows::{AddGated, Decay, Keys, Mix, MixOf, Residual, row};
+use rows::{AddGated, Decay, Keys, MixOf, Residual, row};
 
 /// Products of fewer operations than this are not worth waking other threads.
 const SMALL: usize = 1 << 15;
@@ -130,50 +134,6 @@ impl EightRows<'_> {
             unsafe { V::call(beside::Turn { format, rows, apart, next: next * apart, eight }) };
         }
         turned.each_ref().map(|eight| &**eight)
-    }
-}
-
-/// Activations `[T, width]`.
-#[derive(Clone, Default)]
-pub(crate) struct Acts {
-    /// Of as many tokens as there ever were.
-    data: Vec<f32>,
-    width: usize,
-    tokens: usize,
-}
-
-impl Acts {
-    pub(crate) fn new(width: usize) -> Self {
-        Self { data: vec![], width, tokens: 0 }
-    }
-
-    /// Makes room for `tokens` rows; what they hold is left as it is.
-    pub(crate) fn resize(&mut self, tokens: usize) {
-        let len = self.data.len().max(tokens * self.width);
-        self.data.resize(len, 0.0);
-        self.tokens = tokens;
-    }
-
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// What stands there.
-    fn values(&self) -> &[f32] {
-        &self.data[..self.tokens * self.width]
-    }
-
-    pub(crate) fn row(&self, t: usize) -> &[f32] {
-        &self.data[t * self.width..][..self.width]
-    }
-
-    fn row_mut(&mut self, t: usize) -> &mut [f32] {
-        &mut self.data[t * self.width..][..self.width]
-    }
-
-    /// A view through which several threads may write different places.
-    fn shared(&mut self) -> Shared<f32> {
-        Shared::new(&mut self.data, self.width)
     }
 }
 
@@ -314,8 +274,8 @@ impl Ops for Cpu {
         w.rows
     }
 
-    fn acts(&self, width: usize, _: Kind) -> Acts {
-        Acts::new(width)
+    fn acts(&self, width: usize, kind: Kind) -> Acts {
+        Acts::new(width, kind)
     }
 
     fn resize(&self, _: &mut Chunked<'_>, acts: &mut Acts, tokens: usize) -> Result<()> {
@@ -370,38 +330,49 @@ impl Ops for Cpu {
         y: &mut [Acts],
     ) {
         let _timer = self.timer("shift");
-        h.resize(x.tokens());
-        y.iter_mut().for_each(|y| y.resize(x.tokens()));
-        let out = h.shared();
-        self.each(x.tokens(), 8 * x.width, |t| {
+        let (tokens, width) = (x.tokens(), x.width);
+        let mut rows = Lines::new((tokens + b.seqs.len()) * width);
+        let out = Shared::new(&mut rows, width);
+        self.each(tokens, 8 * width, |t| {
             // SAFETY: each task has tokens of its own.
-            let out = unsafe { out.part(t, 0, x.width) };
-            self.norm(norm, x.row(t), out);
+            self.norm(norm, x.row(t), unsafe { out.part(t, 0, width) });
         });
-        let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
-        for seq in b.seqs.iter().filter(|s| s.len > 0) {
+        let mut before: Vec<_> = (0..tokens).map(|t| t.wrapping_sub(1)).collect();
+        for (i, seq) in b.seqs.iter().enumerate().filter(|(_, s)| s.len > 0) {
             let (att, _, ffn) = b.states[seq.slot].layer(layer);
             let last = match shift {
                 Shift::Att => att,
                 Shift::Ffn => ffn,
             };
-            self.each(seq.len, 2 * mix.len() * x.width, |i| {
-                let t = seq.start + i;
-                let (h, before) = (h.row(t), if i == 0 { &*last } else { h.row(t - 1) });
-                for (y, mix) in y.iter().zip(mix) {
-                    // SAFETY: each task has tokens of its own.
-                    let y = unsafe { y.part(t, 0, h.len()) };
-                    row(self.level, Mix { mix, h, before, y });
-                }
-            });
-            last.copy_from_slice(h.row(seq.start + seq.len - 1));
+            before[seq.start] = tokens + i;
+            rows[(tokens + i) * width..][..width].copy_from_slice(last);
+            last.copy_from_slice(&rows[(seq.start + seq.len - 1) * width..][..width]);
         }
+        if h.kind != Kind::Scratch {
+            h.resize(tokens);
+            h.rows_mut().copy_from_slice(&rows[..tokens * width]);
+        }
+        let shifted = Arc::new(Shifted { rows, before });
+        if project::rounds(self, tokens) && y.iter().all(|y| y.kind == Kind::Input) {
+            y.iter_mut().zip(mix).for_each(|(y, mix)| y.mix(mix, &shifted));
+            return;
+        }
+        let y: Vec<_> = y.iter_mut().map(|y| y.with(tokens)).collect();
+        self.each(tokens, 2 * y.len() * width, |t| {
+            for (y, mix) in y.iter().zip(mix) {
+                // SAFETY: as above.
+                shifted.mix(self.level, t, mix, unsafe { y.part(t, 0, width) });
+            }
+        });
     }
 
     fn project(&self, _: &mut Chunked<'_>, products: &mut [Product<'_, Self>]) {
         if let Some(watch) = &self.watch {
             for p in &*products {
-                (0..p.x.tokens()).for_each(|t| watch(&p.w.data, &p.x.row(t)[..p.w.columns]));
+                let mut room = vec![];
+                for t in 0..p.x.tokens() {
+                    watch(&p.w.data, &p.x.read(self.level, t, &mut room)[..p.w.columns]);
+                }
             }
         }
         let _timer = self.profile.as_ref().map(|profile| profile.start_products(products));
@@ -495,10 +466,12 @@ impl Ops for Cpu {
         let _timer = self.timer("ddlerp");
         let y: Vec<_> = y.iter_mut().map(Acts::shared).collect();
         self.each(h.tokens(), 3 * y.len() * h.width, |t| {
+            let mut room = vec![];
+            let before = before.read(self.level, t, &mut room);
             for (y, mix) in y.iter().zip(&p.mix) {
                 // SAFETY: each task has tokens of its own.
                 let y = unsafe { y.part(t, 0, h.width) };
-                row(self.level, MixOf { mix, h: h.row(t), before: before.row(t), y });
+                row(self.level, MixOf { mix, h: h.row(t), before, y });
             }
         });
     }

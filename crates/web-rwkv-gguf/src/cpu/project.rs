@@ -1,6 +1,6 @@
 //! Products `y = act(W x)`: shares their rows out among the threads, and chooses the kernel.
 
-use std::{array::from_fn, cell::RefCell, marker::PhantomData};
+use std::{array::from_fn, borrow::Cow, cell::RefCell, marker::PhantomData};
 
 use crate::{
     format::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    Acts, Cpu, Matrix, SMALL, Shared,
+    Acts, Cpu, Level, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
     beside::{Few, Pack as PackBeside, ahead},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
@@ -97,6 +97,11 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
     });
 }
 
+/// Whether most products of so many tokens round their activations, of which they then read each once.
+pub(super) fn rounds(cpu: &Cpu, tokens: usize) -> bool {
+    tokens >= MANY_FLOATS && cpu.level != Level::Scalar && cpu.level.pairs()
+}
+
 /// How a product is computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -119,6 +124,10 @@ enum Way {
 impl Way {
     fn few(self) -> bool {
         matches!(self, Self::Along | Self::Beside | Self::AlongFloats | Self::AlongDecoded)
+    }
+
+    fn rounds(self) -> bool {
+        matches!(self, Self::Along | Self::Beside | Self::Across | Self::AcrossBytes)
     }
 
     fn of(cpu: &Cpu, p: &Product<'_, Cpu>) -> Self {
@@ -171,6 +180,8 @@ fn grain(cpu: &Cpu, w: &Matrix, way: Way) -> Option<Grain> {
 /// Activations of a product, and what its way makes of them.
 struct Input<'a> {
     x: &'a Acts,
+    /// The same for those ways that take floats.
+    floats: Cow<'a, Acts>,
     way: Way,
     columns: usize,
     /// Of integers.
@@ -189,10 +200,13 @@ enum Made {
 impl<'a> Input<'a> {
     fn new(cpu: &Cpu, x: &'a Acts, way: Way, columns: usize, grain: Option<Grain>) -> Self {
         let zeros = match way {
+            // Mixed rows have hardly any.
+            _ if x.is_mixed() => None,
             Way::Gemm => Some(ZEROS),
             Way::Across | Way::AcrossBytes => Some(ZEROS_OF_INTEGERS),
             _ => None,
         };
+        let floats = if way.rounds() { Cow::Borrowed(x) } else { x.made(cpu) };
         let made = match (way, grain) {
             (Way::Along, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Along, grain)),
             (Way::Beside, Some(grain)) => Made::Pairs(Rounded::new(cpu, x, columns, Order::Beside, grain)),
@@ -207,7 +221,7 @@ impl<'a> Input<'a> {
                 _ => Made::Nothing,
             },
         };
-        Self { x, way, columns, grain, made }
+        Self { x, floats, way, columns, grain, made }
     }
 }
 
@@ -277,7 +291,7 @@ impl Kernel for Run<'_> {
 impl Panel<'_> {
     #[inline(always)]
     unsafe fn gemm<V: Vector>(&self, masks: Option<&Masks>, scratch: &mut gemm::Scratch) {
-        let &Job { w, x: &Input { x, .. }, act, y } = self.job;
+        let &Job { w, x: Input { floats: x, .. }, act, y } = self.job;
         // SAFETY: the caller's promise is handed on.
         unsafe { V::call(gemm::Panel { w, at: self.at, rows: self.rows, x, masks, act, y, scratch }) };
     }
@@ -454,7 +468,7 @@ impl Panel<'_> {
     #[inline(always)]
     unsafe fn along_floats<V: Vector>(&self) {
         let Matrix { format, columns, .. } = *self.job.w;
-        let x = self.job.x.x;
+        let x = &*self.job.x.floats;
         for (at, rows) in self.tiles() {
             // SAFETY: the caller's promise is handed on.
             unsafe {
@@ -467,7 +481,7 @@ impl Panel<'_> {
 
     #[inline(always)]
     unsafe fn along_decoded<V: Vector>(&self, decoded: &mut Lines<f32>) {
-        let (w, x) = (self.job.w, self.job.x.x);
+        let (w, x) = (self.job.w, &*self.job.x.floats);
         decoded.resize(ROWS * PART);
         let (quarter, last) = (self.quarter(), self.at + self.rows - 1);
         for at in self.at..self.at + quarter {

@@ -3,7 +3,7 @@
 use std::{array::from_fn, marker::PhantomData};
 
 use super::{
-    Acts, Cpu, Shared,
+    Acts, Cpu, Level, Shared,
     dot::prefetch_kept,
     level::{Kernel, Vector, dispatch},
     lines::Lines,
@@ -273,9 +273,24 @@ impl<I: Integers> Rounded<I> {
                 let (codes, scale) = (codes.part(t, 0, n * lanes), scale.part(t, 0, n * spans));
                 let (sums, lost) = (sums.part(t, 0, n * groups), lost.part(t, 0, n * losses));
                 let (cross, integers) = (cross.part(t, 0, n * crosses), PhantomData::<I>);
+                let level = cpu.level();
                 dispatch(
-                    cpu.level(),
-                    Quantize { x, t, n, columns, order, grain, codes, scale, sums, cross, lost, integers },
+                    level,
+                    Quantize {
+                        x,
+                        level,
+                        t,
+                        n,
+                        columns,
+                        order,
+                        grain,
+                        codes,
+                        scale,
+                        sums,
+                        cross,
+                        lost,
+                        integers,
+                    },
                 );
             }
         });
@@ -341,6 +356,7 @@ impl Token<'_> {
 /// One tile of [`Rounded`].
 struct Quantize<'a, I> {
     x: &'a Acts,
+    level: Level,
     t: usize,
     n: usize,
     columns: usize,
@@ -361,9 +377,9 @@ impl<I: Integers> Kernel for Quantize<'_, I> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
-        let (x, shared) = (self.x, self.grain.span.max(SHARED));
+        let (x, shared, mut room) = (self.x, self.grain.span.max(SHARED), vec![]);
         for i in 0..self.n {
-            let row = &x.row(self.t + i)[..self.columns];
+            let row = &x.read(self.level, self.t + i, &mut room)[..self.columns];
             for (part, x) in row.chunks(SCALES * shared).enumerate() {
                 // SAFETY: this runs inside `dispatch`.
                 unsafe {
@@ -444,7 +460,8 @@ impl<I: Integers> Quantize<'_, I> {
             let (at, inverse) = (first + c, inverses[c]);
             // SAFETY: the caller's promise is handed on, and LANES divides 16.
             unsafe {
-                prefetch_kept::<V>(x.as_ptr().wrapping_add(self.x.width).cast(), size_of_val(x));
+                let next = self.x.place(self.t + i + 1).wrapping_add(at * shared);
+                prefetch_kept::<V>(next.cast(), size_of_val(x));
                 if !matches!(self.order, Order::Tiles) {
                     let scale = self.scale[at * spans * n + i];
                     for (g, x) in x.chunks_exact(group).enumerate() {
