@@ -130,12 +130,11 @@ impl Packed {
     /// As [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn sum_up<V: Vector, I: Integers>(&mut self, register: usize) {
-        let Grain { span, folded, .. } = self.grain;
+        let (Grain { span, folded, .. }, [spans, _]) = (self.grain, self.grain.of(self.columns));
         if I::BIAS == 0 && !folded {
             return;
         }
-        let [codes, spans, of_span] =
-            [self.columns / I::PER, self.columns / span, span / I::PER].map(|n| V::LANES * n);
+        let [codes, spans, of_span] = [self.columns / I::PER, spans, span / I::PER].map(|n| V::LANES * n);
         let codes = &mut self.codes[register * codes..][..codes];
         let bias = &mut self.bias[register * spans..][..spans];
         let block = (span / I::PER).min(SHARED / I::PER);

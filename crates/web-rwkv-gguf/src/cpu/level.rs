@@ -54,7 +54,7 @@ impl Level {
 
     /// See [`Vector::PAIRS`].
     pub(super) fn pairs(self) -> bool {
-        dispatch(self, Traits).0
+        self != Self::Scalar && dispatch(self, Traits).0
     }
 
     /// See [`Vector::BYTES`].

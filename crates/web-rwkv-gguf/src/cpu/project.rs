@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    Acts, Cpu, Level, Matrix, SMALL, Shared,
+    Acts, Cpu, Matrix, SMALL, Shared,
     across::{Across, Codes, Pack, Packed, Target},
     beside::{Few, Pack as PackBeside, ahead},
     dot::{self, Along, AlongDecoded, AlongFloats, PART},
@@ -99,7 +99,7 @@ pub(super) fn project(cpu: &Cpu, products: &mut [Product<'_, Cpu>]) {
 
 /// Whether most products of so many tokens round their activations, of which they then read each once.
 pub(super) fn rounds(cpu: &Cpu, tokens: usize) -> bool {
-    tokens >= MANY_FLOATS && cpu.level != Level::Scalar && cpu.level.pairs()
+    tokens >= MANY_FLOATS && cpu.level.pairs()
 }
 
 /// How a product is computed.

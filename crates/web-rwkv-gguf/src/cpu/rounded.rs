@@ -444,14 +444,14 @@ impl<I: Integers> Quantize<'_, I> {
         }
     }
 
-    /// Rounds these values; those of the next token are asked for.
+    /// Rounds these values; those of the next token, if there is one, are asked for.
     ///
     /// # Safety
     /// As [`Vector`].
     #[inline(always)]
     unsafe fn round<V: Vector>(&mut self, i: usize, first: usize, x: &[f32], inverses: [f32; SCALES]) {
         let Grain { span, group, folded, .. } = self.grain;
-        let (n, shared) = (self.n, span.max(SHARED));
+        let (n, shared, next) = (self.n, span.max(SHARED), self.t + i + 1);
         let [spans, groups] = self.grain.of(shared);
         // Of 16 pairs of codes those that are folded with the pairs half as many behind.
         let mask: [i32; SHARED / 2] =
@@ -460,8 +460,10 @@ impl<I: Integers> Quantize<'_, I> {
             let (at, inverse) = (first + c, inverses[c]);
             // SAFETY: the caller's promise is handed on, and LANES divides 16.
             unsafe {
-                let next = self.x.place(self.t + i + 1).wrapping_add(at * shared);
-                prefetch_kept::<V>(next.cast(), size_of_val(x));
+                if next < self.x.tokens() {
+                    let next = self.x.place(next).wrapping_add(at * shared);
+                    prefetch_kept::<V>(next.cast(), size_of_val(x));
+                }
                 if !matches!(self.order, Order::Tiles) {
                     let scale = self.scale[at * spans * n + i];
                     for (g, x) in x.chunks_exact(group).enumerate() {
