@@ -190,6 +190,46 @@ impl<Q: Beside> Kernel for Decode<'_, Q> {
     }
 }
 
+/// What [`Vector::scale_quads`] multiplies codes up to `largest` with, as pairs of the same.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn quarters<V: Vector>(x: V, largest: usize) -> V::Int {
+    // SAFETY: the caller's promise is handed on.
+    unsafe {
+        let x = V::mul(x, V::splat((4 * largest) as f32));
+        V::round_pairs(x, x)
+    }
+}
+
+/// Writes what [`Vector::scale_quads`] makes of codes less their middle: those of a group, which is the first or the second half of part `i`
+/// of the blocks, or all of it.
+///
+/// # Safety
+/// As [`Vector`] and [`Beside`], and blocks of as many rows as there are lanes have room there.
+#[inline(always)]
+pub(super) unsafe fn scale_group<V: Vector, Q: Beside>(
+    places: &[*const u8],
+    i: usize,
+    half: usize,
+    times: V::Int,
+    offset: V::Int,
+    to: *mut i32,
+) {
+    let words = Q::GROUP / 4;
+    for w in half * words..(half + 1) * words {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            let quads = Q::biased_beside::<V::Int>(places, i, w).less(Q::BIAS + Q::MIDDLE);
+            let [first, last] = V::scale_quads(quads, Q::LARGEST.ilog2(), times, offset);
+            let to = to.add((8 * i + w) * 2 * V::LANES);
+            V::store_ints(to, first);
+            V::store_ints(to.add(V::LANES), last);
+        }
+    }
+}
+
 /// Packs blocks of as many eights of rows as there are in a register as number `register` of `packed`; the others are not looked at.
 pub(super) struct Pack<'a, Q, I> {
     pub(super) eights: [&'a [[Q; ROWS]]; 2],
@@ -234,19 +274,15 @@ impl<Q: Beside, I: Integers> Kernel for Pack<'_, Q, I> {
                     ($i:expr) => {
                         for half in 0..SHARED / Q::GROUP {
                             let g = $i * (SHARED / Q::GROUP) + half;
-                            let words = Q::GROUP / 4;
-                            let times =
-                                if I::PER == 2 { V::double_quads(whole[g / 4])[g % 4] } else { V::zero() };
-                            for w in half * words..(half + 1) * words {
-                                let quads =
-                                    Q::biased_beside::<V::Int>(places, $i, w).less(Q::BIAS + Q::MIDDLE);
-                                let to = codes.add((8 * $i + w) * 4 / I::PER * V::LANES);
-                                if I::PER == 4 {
-                                    V::store_ints(to, quads);
-                                } else {
-                                    let [first, last] = V::widen_quads(quads);
-                                    V::store_ints(to, V::mul_pairs(first, times));
-                                    V::store_ints(to.add(V::LANES), V::mul_pairs(last, times));
+                            if I::PER == 2 {
+                                let times = quarters(whole[g / 4].numbers()[g % 4], Q::LARGEST);
+                                scale_group::<V, Q>(places, $i, half, times, V::zero(), codes);
+                            } else {
+                                let words = Q::GROUP / 4;
+                                for w in half * words..(half + 1) * words {
+                                    let quads = Q::biased_beside::<V::Int>(places, $i, w);
+                                    let to = codes.add((8 * $i + w) * V::LANES);
+                                    V::store_ints(to, quads.less(Q::BIAS + Q::MIDDLE));
                                 }
                             }
                         }

@@ -148,6 +148,8 @@ fn products() {
             (72, 768),
             (200, 256),
             (104, 2304),
+            (40, 1024),
+            (24, 1536),
         ] {
             check_products(rng, format, rows, columns);
         }
@@ -212,18 +214,27 @@ fn check_product(w: &Matrix, x: &Acts, act: Act) {
     let limit = |shared, codes, norm| 8.0 * expected_error(w, x, shared, codes, norm);
     let activations = if format.group().is_some() { 32767.0 } else { f64::INFINITY };
     let exact = limit(32, [f64::INFINITY, activations], f64::INFINITY);
-    // Where rows stand side by side, scales of activations are of more columns; others become integers.
-    let many = tokens >= if format.group().is_some() { 12 } else { 20 };
-    let beside_limit = if tokens < 6 { exact } else { limit(256, [f64::INFINITY, 32767.0], f64::INFINITY) };
-    let integers = [f64::from(requantized::LARGEST), 16383.0];
-    let requantized_limit =
-        if many { limit(requantized::span(w), integers, f64::from(requantized::NORM)) } else { exact };
-    for (cpu, w) in ways(w) {
-        let limit = match (cpu.level().pairs(), w.data.is_beside()) {
-            (true, true) => beside_limit,
-            (true, _) if requantized::takes(&w) => requantized_limit,
-            _ => exact,
+    // Of many tokens' products, scales of activations are of more columns where rows stand side by side; other weights become integers.
+    let limit_of = |w: &Matrix| {
+        let many = match (w.data.is_beside(), format.group()) {
+            (true, _) => 6,
+            (_, Some(_)) => 12,
+            _ => 20,
         };
+        let largest = if w.data.is_beside() { requantized::LARGEST_BESIDE } else { requantized::LARGEST };
+        if tokens < many {
+            exact
+        } else if requantized::takes(w) {
+            limit(requantized::span(w), [f64::from(largest), 16383.0], f64::from(requantized::NORM))
+        } else if w.data.is_beside() {
+            limit(256, [f64::INFINITY, 32767.0], f64::INFINITY)
+        } else {
+            exact
+        }
+    };
+    let limits: Vec<_> = [w.clone()].iter().chain(beside(w).map(|[_, w]| w).as_ref()).map(limit_of).collect();
+    for (cpu, w) in ways(w) {
+        let limit = if cpu.level().pairs() { limits[usize::from(w.data.is_beside())] } else { exact };
         let name = || format!("{} [{rows}, {columns}] × {tokens} {act:?} {}", format.name(), cpu.level());
         let sums = project(&cpu, w.as_ref(), x, Id);
         let error = error(&sums, &want);

@@ -195,8 +195,14 @@ pub(super) trait Vector: Lanes {
     unsafe fn widen_quads(_x: Self::Int) -> [Self::Int; 2] {
         unreachable!("numbers do not stand in pairs")
     }
-    /// With `BESIDE` and `PAIRS` pairs of twice the same: of each four signed bytes the first, and so on.
-    unsafe fn double_quads(_x: Self::Int) -> [Self::Int; 4] {
+    /// With `BESIDE` and `PAIRS` pairs of `(x · times / 2^bits + offset) / 4` of four signed bytes x, which have `bits` bits besides
+    /// their sign; the first division rounds to the nearest, the last down.
+    unsafe fn scale_quads(
+        _x: Self::Int,
+        _bits: u32,
+        _times: Self::Int,
+        _offset: Self::Int,
+    ) -> [Self::Int; 2] {
         unreachable!("rows do not stand side by side")
     }
     /// With `PAIRS` pairs of the nearest whole numbers, which fit in 16 bits.
@@ -399,11 +405,15 @@ mod x86 {
                 let pairs = |bytes| _mm256_srai_epi16(_mm256_shuffle_epi8(x, bytes), 8);
                 [pairs(first), pairs(last)]
             };
-            fn double_quads(x: __m256i) -> [__m256i; 4] = {
-                // Each byte to the top of both 16-bit halves.
-                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 0, -1, 4, -1, 4, -1, 8, -1, 8, -1, 12, -1, 12));
-                let next = |n: i16| _mm256_srai_epi16(_mm256_shuffle_epi8(x, _mm256_add_epi8(first, _mm256_set1_epi16(n << 8))), 8);
-                [next(0), next(1), next(2), next(3)]
+            fn scale_quads(x: __m256i, bits: u32, times: __m256i, offset: __m256i) -> [__m256i; 2] = {
+                // Each byte to the top of a 16-bit half, of which a product with 16 bits is divided by 2^15.
+                let first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+                let last = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+                let pairs = |bytes| {
+                    let x = _mm256_sll_epi16(_mm256_shuffle_epi8(x, bytes), _mm_cvtsi32_si128(7 - bits as i32));
+                    _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x, times), offset), 2)
+                };
+                [pairs(first), pairs(last)]
             };
             fn mul_pairs(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16(a, b);
             fn add(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
@@ -694,18 +704,14 @@ mod x86 {
                 _mm512_dpbusd_epi32(high, codes, _mm512_set1_epi32(*x.add(8 + w))),
             ];
             fn sum_beside([low, high]: [__m512i; 2]) -> __m512i = _mm512_add_epi32(low, _mm512_slli_epi32(high, 8));
-            fn double_quads(x: __m512i) -> [__m512i; 4] = {
-                // Each byte to the top of both 16-bit halves.
-                let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 0, -1, 4, -1, 4, -1, 8, -1, 8, -1, 12, -1, 12));
-                let second = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 1, -1, 1, -1, 5, -1, 5, -1, 9, -1, 9, -1, 13, -1, 13));
-                let third = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 2, -1, 6, -1, 6, -1, 10, -1, 10, -1, 14, -1, 14));
-                let fourth = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 3, -1, 3, -1, 7, -1, 7, -1, 11, -1, 11, -1, 15, -1, 15));
-                [
-                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, first), 8),
-                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, second), 8),
-                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, third), 8),
-                    _mm512_srai_epi16(_mm512_shuffle_epi8(x, fourth), 8),
-                ]
+            fn scale_quads(x: __m512i, bits: u32, times: __m512i, offset: __m512i) -> [__m512i; 2] = {
+                let first = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+                let last = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15));
+                let pairs = |bytes| {
+                    let x = _mm512_sll_epi16(_mm512_shuffle_epi8(x, bytes), _mm_cvtsi32_si128(7 - bits as i32));
+                    _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x, times), offset), 2)
+                };
+                [pairs(first), pairs(last)]
             };
             fn mul_pairs(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16(a, b);
             fn widen_quads(x: __m512i) -> [__m512i; 2] = {
@@ -1015,16 +1021,22 @@ mod tests {
                 assert_eq!(sums[..n / 2].iter().sum::<i32>(), half(0));
                 assert_eq!(sums[n / 2..].iter().sum::<i32>(), half(1));
                 if V::BESIDE && V::PAIRS {
-                    let x = V::load_ints(q.as_ptr().cast());
-                    for (i, double) in V::double_quads(x).into_iter().enumerate() {
-                        let want = |r: usize| [wide(4 * r + i); 2];
-                        assert_eq!(pairs(double), (0..n).flat_map(want).collect::<Vec<_>>());
-                        let square = |r: usize| want(r).map(|x| x * x);
-                        assert_eq!(
-                            pairs(V::mul_pairs(double, double)),
-                            (0..n).flat_map(square).collect::<Vec<_>>()
-                        );
+                    let half: Vec<i16> = p.iter().map(|x| x >> 1).collect();
+                    let (x, y) = (V::load_ints(codes.as_ptr().cast()), V::load_ints(half.as_ptr().cast()));
+                    for (i, scaled) in V::scale_quads(x, 5, y, y).into_iter().enumerate() {
+                        let want = |r: usize| {
+                            [0, 1].map(|j| {
+                                let (x, y) =
+                                    (f64::from(codes[4 * r + 2 * i + j]), f64::from(half[2 * r + j]));
+                                (((x * y / 32.0 + 0.5).floor() + y) / 4.0).floor() as i16
+                            })
+                        };
+                        assert_eq!(pairs(scaled), (0..n).flat_map(want).collect::<Vec<_>>());
                     }
+                    let square = |x: i16| x.wrapping_mul(x);
+                    let x = V::load_ints(p.as_ptr().cast());
+                    let want: Vec<_> = p[..2 * n].iter().map(|x| square(*x)).collect();
+                    assert_eq!(pairs(V::mul_pairs(x, x)), want);
                 }
                 if V::BESIDE {
                     // Rows of an eight, or two; codes are below 128.

@@ -321,7 +321,12 @@ impl Panel<'_> {
                             let eights = all.parts::<V, 2>(at, V::LANES, (first, columns.len()), eights);
                             let eights = eights.map(beside::cast::<Q>);
                             let next = V::LANES * w.row_bytes();
-                            V::call(PackBeside { eights, next, packed, register, integers });
+                            if anew {
+                                let scratch = &mut *requantized;
+                                V::call(requantized::PackBeside { eights, next, packed, register, scratch });
+                            } else {
+                                V::call(PackBeside { eights, next, packed, register, integers });
+                            }
                         }, _ => unreachable!("{:?} stands by rows", w.format));
                     } else {
                         let rows = (self.at + at).min(self.at + self.rows)..self.at + self.rows;
@@ -362,22 +367,25 @@ impl Panel<'_> {
                     });
                 }};
             }
-            match (together, x.grain.span, x.grain.folded) {
-                (3, 256, true) => across!(3, 256, true),
-                (3, 256, false) => across!(3, 256, false),
-                (3, 128, true) => across!(3, 128, true),
-                (3, 128, false) => across!(3, 128, false),
-                (3, 64, true) => across!(3, 64, true),
-                (3, 64, false) => across!(3, 64, false),
-                (3, 16, _) => across!(3, 16, false),
-                (3, _, true) => across!(3, 32, true),
-                (3, _, false) => across!(3, 32, false),
-                (_, 256, _) => across!(2, 256, true),
-                (_, 128, _) => across!(2, 128, true),
-                (_, 64, _) => across!(2, 64, true),
-                (_, 16, _) => across!(2, 16, false),
-                (_, _, true) => across!(2, 32, true),
-                (_, _, false) => across!(2, 32, false),
+            macro_rules! spans {
+                ($registers:literal, $folded:literal) => {
+                    match x.grain.span {
+                        1024 => across!($registers, 1024, $folded),
+                        512 => across!($registers, 512, $folded),
+                        256 => across!($registers, 256, $folded),
+                        128 => across!($registers, 128, $folded),
+                        64 => across!($registers, 64, $folded),
+                        16 => across!($registers, 16, false),
+                        _ => across!($registers, 32, $folded),
+                    }
+                };
+            }
+            match (together, x.grain.folded) {
+                (3, true) => spans!(3, true),
+                (3, false) => spans!(3, false),
+                (_, true) => spans!(2, true),
+                (_, false) if x.grain.span == 16 => across!(2, 16, false),
+                (_, false) => across!(2, 32, false),
             }
         }
     }
