@@ -137,27 +137,47 @@ impl Packed {
         let [codes, spans, of_span] = [self.columns / I::PER, spans, span / I::PER].map(|n| V::LANES * n);
         let codes = &mut self.codes[register * codes..][..codes];
         let bias = &mut self.bias[register * spans..][..spans];
-        let block = (span / I::PER).min(SHARED / I::PER);
-        let folds = if folded { folds(block) } else { 0 };
         for (codes, bias) in codes.chunks_exact_mut(of_span).zip(bias.chunks_exact_mut(V::LANES)) {
-            // SAFETY: a span has whole blocks, of which each step has a register.
+            // SAFETY: the caller's promise is handed on; a span has whole blocks.
             unsafe {
-                let (x, mut sum) = (V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4])), V::zero());
-                for codes in codes.chunks_exact_mut(block * V::LANES) {
-                    for k in 0..block / 2 {
-                        let [first, mate] = [k, k + block / 2].map(|k| codes.as_mut_ptr().add(k * V::LANES));
-                        let (w, w_mate) = (V::load_ints(first), V::load_ints(mate));
-                        if k < folds {
-                            V::store_ints(first, I::add::<V>(w, x));
-                            sum = I::dot::<V>(I::add::<V>(x, w_mate), w, sum);
-                        } else if I::BIAS != 0 {
-                            sum = I::dot::<V>(x, w, I::dot::<V>(x, w_mate, sum));
-                        }
-                    }
-                }
+                let sum = match span.min(SHARED) / I::PER {
+                    4 => sum_blocks::<V, I, 4>(codes, folded),
+                    8 => sum_blocks::<V, I, 8>(codes, folded),
+                    _ => sum_blocks::<V, I, 16>(codes, folded),
+                };
                 V::store_ints(bias.as_mut_ptr(), I::negate::<V>(sum));
             }
         }
+    }
+}
+
+/// What codes in blocks of `N` steps give with activations that are zero; those that are folded get their BIAS.
+///
+/// # Safety
+/// As [`Vector`], and there are whole blocks.
+#[inline(always)]
+unsafe fn sum_blocks<V: Vector, I: Integers, const N: usize>(codes: &mut [i32], folded: bool) -> V::Int {
+    let folds = if folded { folds(N) } else { 0 };
+    // SAFETY: the caller's promise is handed on, and each step has a register.
+    unsafe {
+        let x = V::splat_int(&i32::from_le_bytes([I::BIAS as u8; 4]));
+        // Sums of 32 bits are four, which do not wait for each other.
+        let mut sums = [V::zero(); 4];
+        for codes in codes.chunks_exact_mut(N * V::LANES) {
+            for k in 0..N / 2 {
+                let [first, mate] = [k, k + N / 2].map(|k| codes.as_mut_ptr().add(k * V::LANES));
+                let (w, w_mate) = (V::load_ints(first), V::load_ints(mate));
+                let sum = &mut sums[if I::PER == 2 { k % 4 } else { 0 }];
+                if k < folds {
+                    V::store_ints(first, I::add::<V>(w, x));
+                    *sum = I::dot::<V>(I::add::<V>(x, w_mate), w, *sum);
+                } else if I::BIAS != 0 {
+                    *sum = I::dot::<V>(x, w, I::dot::<V>(x, w_mate, *sum));
+                }
+            }
+        }
+        let [a, b, c, d] = sums;
+        if I::PER == 2 { V::add(V::add(a, b), V::add(c, d)) } else { a }
     }
 }
 
